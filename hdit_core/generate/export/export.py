@@ -8,7 +8,7 @@
     classes.json          class names, if they are known
     program.pt2           D(x, sigma, class) for torch.export.load
 
-No path of this machine is written, apart from the last component of the data set's path.
+No path of this machine is written, apart from the last components of those in the recipe.
 """
 
 import json
@@ -76,10 +76,16 @@ class ExportSettings:
     device: str = "auto"
 
 
-def without_path(recipe: Recipe) -> Recipe:
-    """Return the recipe with the data set's path reduced to its last component."""
-    name = PurePosixPath(recipe.data.path).name or "data"
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": name})})
+def without_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with its paths reduced to their last components."""
+    data = recipe.data.model_copy(update={"path": PurePosixPath(recipe.data.path).name or "data"})
+    train = recipe.train.model_copy(update={"init_from": _last_part(recipe.train.init_from)})
+    evaluate = recipe.evaluate.model_copy(update={"reference": _last_part(recipe.evaluate.reference)})
+    return recipe.model_copy(update={"data": data, "train": train, "evaluate": evaluate})
+
+
+def _last_part(path: str | None) -> str | None:
+    return path and (PurePosixPath(path).name or None)
 
 
 def in_dtype(recipe: Recipe, state: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> dict[str, Tensor]:
@@ -108,7 +114,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
     weights = settings.weights or defaults.weights
     recipe, state, found = read_weights(source, weights)
     origin = source_metadata(found)
-    record, recipe = training_record(source, recipe), without_path(apply_defaults(recipe, defaults))
+    record, recipe = training_record(source, recipe), without_paths(apply_defaults(recipe, defaults))
     tensors = in_dtype(recipe, state, DTYPES[settings.dtype], str(source))
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as target:

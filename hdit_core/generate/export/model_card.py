@@ -4,9 +4,11 @@ Text from data, such as class names, is escaped so that viewers render it litera
 without control characters that reorder or hide the text around it.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import PurePosixPath
 
 from hdit_core.errors import counted
 from hdit_core.generate.export.lineage import lineage_section, run_parts, time_text, total_time_s
@@ -47,14 +49,19 @@ class CardFacts:
 
 def card(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> str:
     """Return the whole card."""
-    parts = [_front_matter(recipe, record), _head(recipe, facts), _use(recipe, facts), _training(recipe, record, facts)]
+    parts = [
+        _front_matter(recipe, record, facts),
+        _head(recipe, facts),
+        _use(recipe, facts),
+        _training(recipe, record, facts),
+    ]
     if record.classes:
         parts.append(_classes(record.classes))
     parts.append(_limits())
     return "\n".join("\n".join(part) + "\n" for part in map(list, parts))
 
 
-def _front_matter(recipe: Recipe, record: TrainingRecord) -> Iterator[str]:
+def _front_matter(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Iterator[str]:
     yield from ("---", "license: other", "license_name: to-be-chosen", "license_link: LICENSE")
     yield from ("library_name: hdit", f"pipeline_tag: {_task(recipe)}", "tags:")
     tags = ["hdit", "hourglass-diffusion-transformer", "diffusion", "pixel-space", "image-generation"]
@@ -62,7 +69,25 @@ def _front_matter(recipe: Recipe, record: TrainingRecord) -> Iterator[str]:
     yield from (f"- {tag}" for tag in tags)
     if record.scores:
         yield from ("metrics:", *(f"- {name}" for name in sorted(record.scores)))
+        yield from _results(recipe, record, facts)
     yield "---"
+
+
+def _results(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Iterator[str]:
+    """Yield the scores with what they depend on, as model hubs read them; JSON is valid YAML."""
+    reference = PurePosixPath(recipe.evaluate.reference or recipe.data.path).name
+    dataset: dict[str, object] = {"type": reference, "name": reference}
+    if recipe.evaluate.reference is None and record.state is not None:
+        dataset["args"] = {"manifest": record.state.data_hash}
+    measured = {
+        "samples": recipe.train.eval_num_images,
+        "seed": 0,
+        "weights": "ema",
+        "extractor": recipe.evaluate.extractor,
+    }
+    metrics = [{"type": name, "value": value, "args": measured} for name, value in sorted(record.scores.items())]
+    result = {"task": {"type": _task(recipe)}, "dataset": dataset, "metrics": metrics}
+    yield from ("model-index:", f"- {json.dumps({'name': facts.run or 'hdit', 'results': [result]})}")
 
 
 def _task(recipe: Recipe) -> str:

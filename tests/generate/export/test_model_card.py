@@ -77,6 +77,20 @@ def test_the_card_shows_the_last_scores_up_to_its_checkpoint(trained, tiny_data,
     assert "| fid5k | 9.25 |" in card(recipe, record, FACTS)
 
 
+@pytest.mark.parametrize("reference", [None, "/secret/held-out"])
+def test_hubs_read_the_scores_with_what_they_depend_on(trained, reference):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    recipe = trained({"evaluate.reference": reference, "train.eval_num_images": 500, "evaluate.extractor": "dinov2"})
+    state = State(step=2, num_images=16, data_hash="f2" * 32)
+    text = card(recipe, TrainingRecord(state, scores={"fd500": 9.25, "kd": 0.0925}), replace(FACTS, run="digits"))
+    results = hub.ModelCard(text).data.eval_results
+    assert [(result.metric_type, result.metric_value) for result in results] == [("fd500", 9.25), ("kd", 0.0925)]
+    assert results[0].metric_args == {"samples": 500, "seed": 0, "weights": "ema", "extractor": "dinov2"}
+    assert results[0].task_type == "unconditional-image-generation" and "secret" not in text
+    assert results[0].dataset_name == ("held-out" if reference else "data")
+    assert results[0].dataset_args == (None if reference else {"manifest": "f2" * 32})
+
+
 def test_the_card_of_a_forked_run_names_every_part_with_its_data_and_the_totals(changed):
     recipe = changed({"train.batch_size": 64, "train.lr": 1e-4, "data.path": "/secret/faces"})
     first = Fork(

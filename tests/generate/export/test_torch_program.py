@@ -1,5 +1,6 @@
 """The program of an exported network: runs without hdit, contains no pickle, and computes the same as the network."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -72,7 +73,11 @@ def of_shifted_windows(recipe):
 def with_program(tmp_path_factory):
     """What the command exports with a program."""
     folder = tmp_path_factory.mktemp("program")
-    recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(folder / "secret" / "faces")}}, "test")
+    tables, secret = copy.deepcopy(TINY), folder / "secret"
+    tables["data"]["path"] = str(secret / "faces")
+    tables["train"]["init_from"] = str(secret / "first")
+    tables["evaluate"] = {"reference": str(secret / "held-out")}
+    recipe = check_recipe(tables, "test")
     parts = {"model": {}, "ema": random_state(recipe)}
     save_checkpoint(folder / "run", recipe, State(step=3, num_images=24, data_hash="ab" * 32), parts)
     command = ["export", str(folder / "run"), "--to", str(folder / "out"), "--program", "--n", "2", "--device", "cpu"]
