@@ -27,6 +27,10 @@ SMALLER = (
     (r"--(guidance|autoguidance) 1:3:[\d.]+", r"--\1 1:3:2"),
     (r"\| sbatch$", "> job.sh"),
     (r" SOURCE ", " photos/ "),
+    (r"bench attention", "bench attention --sizes 9 --head-dim 8 --seconds 0.1"),
+    (r"(bench scaling .*)--sizes \S+ --most \d+", r"\1--sizes 64 --most 5 --seconds 0.1"),
+    (r"(bench data .*)--size \d+ (.*) --seconds \d+", r"\1--size 16 \2 --seconds 0.1"),
+    (r"bench (train|sample) (\w+)", r"bench \1 \2 --set \1.batch_size=2 --seconds 0.1"),
 )
 """What makes a documented command smaller, so that it takes seconds."""
 SCORES = r"^(.*\bhdit (?:eval-fid (?!compare)|sweep )(?!.*(?:--paired|--extractor)).*?)( >.*)?$"

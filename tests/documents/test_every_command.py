@@ -15,8 +15,9 @@ from tests.documents.shell_lines import DOCUMENTS, NOT_RUN, ROOT, all_lines, is_
 
 LINES = all_lines()
 RUN = list({line.text: line for line in LINES if line.reason is None}.values())
-SHELL = re.compile(r"[|>&$']|--program")
-"""What bash has to run; and torch.export, to which the checks of shapes in test processes are constraints."""
+SHELL = re.compile(r"[|>&$']|--program|^hdit bench ")
+"""What bash has to run; torch.export, to which the checks of shapes in test processes are constraints; and benchmarks,
+which set the number of threads."""
 
 
 @pytest.fixture(scope="module")
