@@ -147,7 +147,7 @@ def launches(arguments: argparse.Namespace) -> Iterator[Launch]:
     """Yield every kernel for every dtype and number of features."""
     grid, heads, kernel_size = tuple(arguments.grid), arguments.heads, arguments.kernel_size
     for dtype, head_dim in itertools.product(arguments.dtypes, arguments.head_dims):
-        for kernel in get_args(Kernel):
+        for kernel in arguments.kernels:
             yield example(kernel, getattr(torch, dtype), head_dim, kernel_size, grid, heads)
 
 
@@ -194,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Resources of the Triton kernels, compiled without a GPU.")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
     parser.add_argument("--head-dims", nargs="+", type=int, default=[64])
+    parser.add_argument("--kernels", nargs="+", choices=get_args(Kernel), default=get_args(Kernel))
     parser.add_argument("--capabilities", nargs="+", type=int, default=list(RATES))
     parser.add_argument("--grid", nargs=2, type=int, default=[256, 256], help="rows and columns of tokens")
     parser.add_argument("--heads", type=int, default=2)

@@ -34,6 +34,13 @@ def assert_fits(rows):
             assert row["matrix_instructions"].get(MATRIX_INSTRUCTION[row["capability"]], 0) > 0, row
 
 
+def test_the_forward_kernel_fits_an_h100(tmp_path):
+    """The one compilation that is quick enough for every run of the tests."""
+    rows = compiled(tmp_path, "--kernels", "forward", "--capabilities", "90")
+    assert {row["kernel"] for row in rows} == {"forward"} and {row["capability"] for row in rows} == {90}
+    assert_fits(rows)
+
+
 @pytest.mark.slow
 def test_every_configuration_for_the_recipes_heads_fits_gpus_of_three_generations(tmp_path):
     """In bfloat16 and with 64 features, as in all recipes for GPUs; tests/endurance has the others."""
