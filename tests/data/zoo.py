@@ -6,7 +6,7 @@ case says otherwise. Everything is made on the spot by Pillow, or byte by byte w
 
 from tests.data.zoo_color_spaces import named_spaces, profiles_and_others
 from tests.data.zoo_colors import colors, inks, profiles, transparencies
-from tests.data.zoo_damage import jpegs, others, pngs, tiffs
+from tests.data.zoo_damage import jpegs, others, palettes_and_pixels, pngs, tiffs
 from tests.data.zoo_greys import greys, palettes
 from tests.data.zoo_parts import RED as RED
 from tests.data.zoo_parts import Animal
@@ -19,6 +19,7 @@ def animals() -> dict[str, Animal]:
     """Return every file by its name."""
     groups = (
         orientations, palettes, greys, colors, transparencies, inks, profiles, animations, shapes, broken,
-        named_spaces, profiles_and_others, jpegs, pngs, tiffs, others
+        named_spaces, profiles_and_others, jpegs, pngs, tiffs,
+        others, palettes_and_pixels,
     )  # fmt: skip
     return {name: animal for group in groups for name, animal in group()}

@@ -37,6 +37,29 @@ def mixed(scale=1):
     return Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
 
 
+def with_cicp(profile, primaries, transfer):
+    """Add the tag `cicp`, of ICC 4.4, to a profile."""
+    count = int.from_bytes(profile[128:132])
+    body = profile[132 + 12 * count :]
+    body += bytes(-len(body) % 4)
+    place = 132 + 12 * (count + 1) + len(body)
+    tags = b"".join(
+        struct.pack(">4sII", kind, start + 12, size)
+        for kind, start, size in struct.iter_unpack(">4sII", profile[132 : 132 + 12 * count])
+    )
+    tags += struct.pack(">4sII", b"cicp", place, 12)
+    content = (
+        profile[4:128]
+        + struct.pack(">I", count + 1)
+        + tags
+        + body
+        + b"cicp"
+        + bytes(4)
+        + bytes([primaries, transfer, 0, 1])
+    )
+    return struct.pack(">I", len(content) + 4) + content
+
+
 def rows():
     return [row.tobytes() for row in np.asarray(mixed())]
 
@@ -99,6 +122,16 @@ def profiles_and_others():
     header += bytes(16) + b"DEBM" + bytes(48) + struct.pack("<IIII", 4, 124 + len(body), len(profile), 0)
     bmp = b"BM" + struct.pack("<IHHI", 14 + 124 + len(body) + len(profile), 0, 0, 138) + header + body + profile
     yield "profile-in.bmp", Animal(bmp, exchanged, 1, remarks=by_profile)
+    header = struct.pack("<IiiHHIIiiII", 108, WIDTH, HEIGHT, 1, 24, 0, len(body), 0, 0, 0, 0) + bytes(20)
+    for name, gamma, remarks in (("calibrated.bmp", 1 << 16, UNKNOWN), ("not-calibrated.bmp", 0, ())):
+        bmp = (
+            b"BM"
+            + struct.pack("<IHHI", 122 + len(body), 0, 0, 122)
+            + header
+            + bytes(36)
+            + struct.pack("<3I", *[gamma] * 3)
+        )
+        yield name, Animal(bmp + body, MIXED, remarks=remarks)
     jp2 = saved(mixed(), "JPEG2000")
     place = jp2.index(b"colr") - 4
     (size,) = struct.unpack(">I", jp2[place : place + 4])
@@ -118,7 +151,14 @@ def profiles_and_others():
     tags.get_ifd(0x8769)[0xA001] = 1
     data = saved(mixed(16), "JPEG", exif=tags.tobytes(), **options)
     yield "srgb-by-exif.jpg", Animal(data, MIXED, 4, size=(192, 128))
+    tags = Image.Exif()
+    tags.get_ifd(0x8769)[0xA001] = 0xFFFF
+    data = saved(mixed(16), "JPEG", exif=tags.tobytes(), **options)
+    yield "uncalibrated-by-exif.jpg", Animal(data, MIXED, 4, remarks=UNKNOWN, size=(192, 128))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, transfer, refusal in (("pq", 16, HDR), ("hlg", 18, HDR), ("srgb", 13, None)):
+        named = with_cicp(srgb, 9, transfer)
+        yield f"{name}-in-a-profile.png", Animal(saved(mixed(), "PNG", icc_profile=named), MIXED, refusal=refusal)
     large = srgb + bytes(2_000_000)
     large = struct.pack(">I", len(large)) + large[4:]
     yield "profile-of-two-megabytes.png", Animal(saved(mixed(), "PNG", icc_profile=large), MIXED)

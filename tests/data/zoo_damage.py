@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tests.data.zoo_parts import BLACK, HEIGHT, WIDTH, Animal, grey_picture, picture, png, saved, tiff
+from tests.data.zoo_parts import BLACK, HEIGHT, RED, WIDTH, Animal, grey_picture, picture, png, saved, tiff
 
 TRUNCATED_JPEG, ZEROS = "damaged or truncated JPEG", "filled with zeros at its end"
 
@@ -163,10 +163,48 @@ def tiffs():
     for name, head in {"raf": b"FUJIFILMCCD-RAW 0201", "orf": b"IIRO\x08\0\0\0", "rw2": b"IIU\0", "x3f": b"FOVb",
                        "mrw": b"\0MRM\0\0\0\0", "cr3": b"\0\0\0\x18ftypcrx \0\0\0\1"}.items():  # fmt: skip
         yield f"photo.{name}", Animal(head + bytes(200), refusal=raw)
+    later = [noise(32)]
+    preview = "its first page has 16x16 pixels, a later one 32x32; export the full image"
+    yield (
+        "small-page-first.tif",
+        Animal(saved(noise(16), "TIFF", save_all=True, append_images=later), refusal=preview),
+    )
+    for kind in ("group3", "tiff_ccitt"):
+        fax = saved(noise().convert("1"), "TIFF", compression=kind)
+        yield (
+            f"whole-{kind}.tif",
+            Animal(saved(Image.new("1", (WIDTH, HEIGHT)), "TIFF", compression=kind), (BLACK,) * 4),
+        )
+        start, size = (Image.open(io.BytesIO(fax)).tag_v2[tag][0] for tag in (273, 279))
+        hole = fax[: start + size // 2] + bytes(64) + fax[start + size // 2 + 64 :]
+        yield (
+            f"zeros-inside-{kind}.tif",
+            Animal(hole, refusal="damaged or truncated TIFF: filled with zeros in its mid"),
+        )
     yield "big.tif", Animal(saved(picture(), "TIFF", big_tiff=True))
     yield "deflate.tif", Animal(saved(picture(), "TIFF", compression="tiff_adobe_deflate"))
     yield "packbits.tif", Animal(saved(picture(), "TIFF", compression="packbits"))
     yield "zstd.tif", Animal(saved(picture(), "TIFF", compression="zstd"))
+
+
+def palettes_and_pixels():
+    """Yield indexed images whose pixels have no color: decoders show them as black."""
+    indexed = Image.fromarray(grey_picture((0, 1, 2, 3)), "P")
+    indexed.putpalette([*RED, *BLACK, *BLACK, *RED])
+    data = saved(indexed, "PNG", bits=8)
+    place = data.index(b"PLTE") - 4
+    (size,) = struct.unpack(">I", data[place : place + 4])
+    short = chunk(b"PLTE", data[place + 8 : place + 14])
+    refusal = "damaged: a pixel has color 3, and the last one of its palette is 1"
+    yield "short-palette.png", Animal(data[:place] + short + data[place + 12 + size :], refusal=refusal)
+    yield "no-palette.png", Animal(data[:place] + data[place + 12 + size :], refusal="its palette is missing")
+    bmp = bytearray(saved(indexed, "BMP"))
+    bmp[int.from_bytes(bmp[10:14], "little")] = 200
+    if int.from_bytes(bmp[46:50], "little") < 200:
+        yield (
+            "pixel-without-a-color.bmp",
+            Animal(bytes(bmp), refusal="damaged: a pixel has color 200, and the last one"),
+        )
 
 
 def others():
@@ -205,6 +243,12 @@ def others():
     )
     webp[24:30] = (11).to_bytes(3, "little") + (7).to_bytes(3, "little")
     yield "first-frame-in-part.webp", Animal(bytes(webp), refusal=covers)
+    preview = "its first image has 16x16 pixels, a later one 64x64; export the full image"
+    small, large = (saved(noise(side), "JPEG", quality=90) for side in (16, 64))
+    yield "small-first.mpo", Animal(saved(noise(16), "MPO", save_all=True, append_images=[noise()]), refusal=preview)
+    yield "another-file-behind.jpg", Animal(small + large, refusal=preview)
+    whole = {"tolerance": 4, "size": (192, 128)}
+    yield "smaller-file-behind.jpg", Animal(saved(picture(16), "JPEG", quality=95, subsampling=0) + small, **whole)
     yield "float.pfm", Animal(b"Pf\n12 8\n-1.0\n" + np.zeros(96, "<f4").tobytes(), refusal="mode F")
     commented = b"P6\n# a comment\n12 8\n# another\n255\n" + np.asarray(picture()).tobytes()
     yield "comments.ppm", Animal(commented)

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from hdit_core.data.image.color.color_space import ADOBE_RGB, ColorSpace
+from hdit_core.data.image.color.color_space import ADOBE_RGB, NOT_NAMED, ColorSpace
 from hdit_core.data.image.png import CORRUPT_EXIF
 
 _ORIENTATION_TAG = 0x0112
@@ -42,7 +42,7 @@ def read_exif(header: Image.Image) -> Image.Exif | None:
 
 
 def camera_space(exif: Image.Exif | None) -> ColorSpace | None:
-    """Return Adobe RGB if a camera names it in EXIF (DCF), without a profile."""
+    """Return Adobe RGB if a camera names it in EXIF (DCF), an unknown space if it says that it is not sRGB, or None."""
     if not exif or _EXIF_TAGS not in exif:
         return None
     try:
@@ -51,4 +51,6 @@ def camera_space(exif: Image.Exif | None) -> ColorSpace | None:
     except Exception:  # as above
         return None
     is_adobe = named == _ADOBE or str(interoperability).strip("\0 ") == "R03"
-    return ColorSpace(*ADOBE_RGB) if is_adobe else None
+    if is_adobe:
+        return ColorSpace(*ADOBE_RGB)
+    return ColorSpace(*NOT_NAMED) if named == _UNCALIBRATED else None

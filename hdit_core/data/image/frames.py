@@ -1,7 +1,8 @@
-"""Checks of GIF and WebP (first frame, end of the data), and the ICC profile of BMP."""
+"""Checks of GIF and WebP (first frame, end of the data), and the color space of BMP."""
 
 import struct
 
+from hdit_core.data.image.color.color_space import UNKNOWN
 from hdit_core.data.image.file_facts import FileFacts, check_first_frame, check_zero_tail
 
 _PROFILE_IN_FILE = b"DEBM"  # "MBED" in little-endian order
@@ -57,8 +58,9 @@ def check_webp(data: bytes) -> None:
 
 
 def read_bmp(data: bytes) -> FileFacts:
-    """Return the ICC profile embedded in a BMP of version 5."""
+    """Return the ICC profile embedded in a BMP of version 5; colors calibrated otherwise are a remark."""
     if len(data) > 138 and data[14] >= 124 and data[70:74] == _PROFILE_IN_FILE:
         place, size = struct.unpack_from("<II", data, 126)
         return FileFacts(data, data[14 + place : 14 + place + size])
-    return FileFacts(data)
+    is_calibrated = len(data) > 122 and data[14] >= 108 and not any(data[70:74]) and any(data[74:122])
+    return FileFacts(data, remarks=(UNKNOWN,) if is_calibrated else ())

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from itertools import islice
 
 import numpy as np
 import simplejpeg
@@ -19,6 +20,8 @@ _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB})
 _PROGRESSIVE = frozenset({0xC2, 0xCA})
 _NOT_SENT = 99
+_FIRST_BYTES = b"\xff\xd8\xff"
+_MOST_IMAGES, _MOST_MARKERS = 16, 256
 
 
 class _Scans:
@@ -73,6 +76,33 @@ def _read_scans(data: bytes) -> _Scans:
     return scans
 
 
+def _size(data: bytes, place: int) -> tuple[int, int]:
+    """Return height and width of the JPEG that begins at an offset, zeros if they are not found."""
+    for match in islice(_MARKER.finditer(data, place), _MOST_MARKERS):
+        if match[1][0] in _FRAMES and match.end() + 7 <= len(data):
+            height, width = struct.unpack_from(">HH", data, match.end() + 3)
+            return height, width
+    return 0, 0
+
+
+def _check_later_images(data: bytes, scans: _Scans, height: int, width: int) -> None:
+    """Refuse a preview: another JPEG in the file, after the first, is at least twice as wide and high.
+
+    Compressed data never contain the first bytes of a JPEG.
+    """
+    place = scans.headers[-1] if scans.headers else len(data)
+    for _ in range(_MOST_IMAGES):
+        place = data.find(_FIRST_BYTES, place) + 1
+        if not place:
+            return
+        later_height, later_width = _size(data, place + 1)
+        if later_height >= 2 * height and later_width >= 2 * width:
+            raise UnusableImageError(
+                f"its first image has {height}x{width} pixels, a later one {later_height}x{later_width}; "
+                "export the full image"
+            )
+
+
 def _with_standard_scans(data: bytes, scans: _Scans) -> bytes:
     """Return a sequential JPEG whose scan headers are as the standard wants them, so that other warnings show."""
     fixed = bytearray(data)
@@ -106,6 +136,7 @@ def decode_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, list[str]
     scans, remarks = _read_scans(data), list[str]()
     if not scans.are_complete():
         raise UnusableImageError("truncated JPEG: some of its scans are missing")
+    _check_later_images(data, scans, image.height, image.width)
     if image.mode not in _MODES:
         raise UnusableImageError(f"JPEG of Pillow's mode {image.mode}")
     pixels: np.ndarray | None = None

@@ -20,9 +20,10 @@ _LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16:
 
 _NEW_SUBFILE, _SUBFILE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 255, 259, 262, 266
 _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES, _SUB_IFDS, _JPEG_TABLES, _DNG_VERSION = 273, 279, 324, 325, 330, 347, 50706
-_BITS, _SAMPLES = 258, 277
+_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
 _CFA, _LINEAR_RAW = 32803, 34892
-_GROUP_4, _JPEG, _DEFLATE = 4, 7, (8, 32946)
+_FAX, _GROUP_4, _JPEG, _DEFLATE = (2, 3, 4), 4, 7, (8, 32946)
+_LEAST_ZEROS = 64  # bytes; the codes of fax have no such row of zeros
 _END_OF_GROUP_4 = "000000000001" * 2
 
 _RAW_MAGICS = (b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM", b"HEAPCCDR")
@@ -131,7 +132,9 @@ def _check_data(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> None:
                 _check_jpeg(part, tables)
             elif compression in _DEFLATE:
                 _check_deflate(part)
-            elif compression == _GROUP_4:
+            if compression in _FAX and bytes(_LEAST_ZEROS) in part:
+                raise ValueError("filled with zeros in its middle")
+            if compression == _GROUP_4:
                 _check_group_4(part, _one(tags, _FILL_ORDER, 1) == 2)
     except (ValueError, zlib.error) as problem:
         raise UnusableImageError(f"damaged or truncated TIFF: {problem}") from None
@@ -154,6 +157,18 @@ def check_raw(data: bytes) -> None:
         raise UnusableImageError(RAW)
     if pages and (_one(pages[0], _NEW_SUBFILE) & 1 or _one(pages[0], _SUBFILE) == 2):
         raise UnusableImageError("its first page is a reduced-resolution copy; export the full image")
+    _check_sizes(pages)
+
+
+def _check_sizes(pages: Sequence[dict[int, tuple[int, ...]]]) -> None:
+    """Refuse a first page that is a preview by its size: another one is at least twice as wide and high."""
+    sizes = [(_one(tags, _HEIGHT), _one(tags, _WIDTH)) for tags in pages]
+    for height, width in sizes[1:]:
+        if height >= 2 * sizes[0][0] and width >= 2 * sizes[0][1]:
+            raise UnusableImageError(
+                f"its first page has {sizes[0][0]}x{sizes[0][1]} pixels, a later one {height}x{width}; "
+                "export the full image"
+            )
 
 
 def is_8_bit_tiff(data: bytes) -> bool:

@@ -19,19 +19,20 @@ _OWN = re.compile(r"(^|/)(samples\.json|restored-[0-9]+\.jsonl|\.lock)$")  # of 
 _SAMPLE = re.compile(r"[0-9]{8,}\.png")
 _HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
 _SYSTEM_FOLDER = re.compile(
-    r"(^|/)(__macosx|__pycache__|@eadir|#recycle|#snapshot|\$recycle\.bin|recycler|system volume information"
-    r"|lost\+found|network trash folder|temporary items)/",
+    r"(^|/)(__macosx|__pycache__|@eadir|@tmp|@sharebin|@recycle|@recently-snapshot|#recycle|#snapshot|\$recycle\.bin"
+    r"|recycler|system volume information|found\.[0-9]{3}|lost\+found|network trash folder|temporary items)/",
     re.IGNORECASE,
 )
 _SYSTEM_FILE = re.compile(
     r"(^|/)((eh)?thumbs(_vista)?\.db(:.*)?|thumbcache_.*\.db|desktop\.ini|autorun\.inf|picasa\.ini|icon\r"
-    r"|zbthumbnail\.info|~\$[^/]*|[^/]*~|[^/]*\.(tmp|temp|bak|swp|part|partial|crdownload|download))$",
+    r"|zbthumbnail\.info|([^/]*:)?zone\.identifier|~\$[^/]*|[^/]*~"
+    r"|[^/]*\.(tmp|temp|bak|swp|part|partial|filepart|crdownload|download|aria2|!ut|!qb|thm))$",
     re.IGNORECASE | re.DOTALL,
 )
 _TEXT = re.compile(
-    r"(^|/)((readme|licen[cs]e|copying|authors|notice|changelog|makefile|(md5|sha1|sha256)sums?)"
+    r"(^|/)((readme|licen[cs]e|copying|authors|notice|changelog|makefile|(md5|sha1|sha256|sha512)sums?)"
     r"|[^/]*\.(txt|text|caption|md|rst|csv|tsv|json|jsonl|ndjson|xml|yaml|yml|toml|ini|cfg|html?|css|js|py|ipynb|sh|pdf"
-    r"|docx?|xlsx?|log|url|webloc|lnk|nfo|sfv|md5|sha1|sha256|cls))$",
+    r"|docx?|xlsx?|log|url|webloc|lnk|nfo|sfv|md5|sha1|sha256|sha512|sig|asc|xmp|aae|pp3|dop|torrent|dvc|cls))$",
     re.IGNORECASE,
 )
 

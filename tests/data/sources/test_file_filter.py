@@ -18,8 +18,13 @@ HIDDEN = [
     "._0.png", ".DS_Store", "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/0.png", "$RECYCLE.BIN/$R0.png", "Thumbs.db",
     "a/THUMBS.DB", "desktop.ini", "System Volume Information/x.png", "lost+found/x.png", ".Trash-1000/files/0.png",
     "Icon\r", "~$list.png", "0.png~", "0.png.crdownload", "0.png.part", "__pycache__/x.png", ".hidden.png",
+    "@Recycle/0.png", "@Recently-Snapshot/0.png", "FOUND.000/FILE0000.CHK", "0.png:Zone.Identifier", "Zone.Identifier",
+    "0.png.filepart", "0.png.aria2", "MVI_1.THM",
 ]  # fmt: skip
-TEXTS = ["README.md", "LICENSE", "a/labels.csv", "dataset.json", "metadata.jsonl", "0.txt", "0.caption", "a/0.xml"]
+TEXTS = [
+    "README.md", "LICENSE", "a/labels.csv", "dataset.json", "metadata.jsonl", "0.txt", "0.caption", "a/0.xml",
+    "0.xmp", "0.jpg.xmp", "0.AAE", "0.png.asc", "SHA512SUMS", "photos.torrent", "0.png.dvc",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HIDDEN)

@@ -15,6 +15,8 @@ UNKNOWN = "unknown color space taken as sRGB"
 SRGB_PRIMARIES, SRGB_TRANSFER, UNSPECIFIED = 1, 13, 2
 ADOBE_RGB = (-1, -1)
 """Not in H.273; cameras name it in EXIF."""
+NOT_NAMED = (0, 0)
+"""Reserved in H.273: neither sRGB nor another space that has a name."""
 
 _D65 = (0.3127, 0.3290)
 _C = (0.310, 0.316)
@@ -84,6 +86,13 @@ def _encode(light: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
+def refuse_high_dynamic_range(transfer: int) -> None:
+    """Raise UnusableImageError if a transfer function, by its number, has a high dynamic range."""
+    if transfer in _HIGH_DYNAMIC_RANGE:
+        name = _HIGH_DYNAMIC_RANGE[transfer]
+        raise UnusableImageError(f"high dynamic range ({name}) has no defined look in sRGB; tone-map it first")
+
+
 def color_space_to_srgb(image: Image.Image, space: ColorSpace) -> tuple[Image.Image, list[str]]:
     """Convert an image by its color space.
 
@@ -97,9 +106,7 @@ def color_space_to_srgb(image: Image.Image, space: ColorSpace) -> tuple[Image.Im
     Raises:
         UnusableImageError: it has a high dynamic range, which 8-bit sRGB cannot show.
     """
-    if space.transfer in _HIGH_DYNAMIC_RANGE:
-        name = _HIGH_DYNAMIC_RANGE[space.transfer]
-        raise UnusableImageError(f"high dynamic range ({name}) has no defined look in sRGB; tone-map it first")
+    refuse_high_dynamic_range(space.transfer)
     if space.is_srgb:
         return image, []
     transfer = SRGB_TRANSFER if space.transfer in (UNSPECIFIED, *_AS_SRGB) else space.transfer

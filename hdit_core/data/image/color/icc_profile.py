@@ -5,16 +5,21 @@ since a million photographs share a few profiles.
 """
 
 import io
+import struct
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from hdit_core.data.image.color.color_space import refuse_high_dynamic_range
 
 CONVERTED = "converted to sRGB by its color profile"
 UNUSABLE = "unusable color profile ignored"
 
 SAME_LEVELS = 2
 """A profile that changes no color by more than this is taken as sRGB; programs round its curve differently."""
+
+_FIRST_TAG = 132
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
@@ -56,6 +61,18 @@ def _transform(profile_bytes: bytes) -> tuple[str, ImageCms.ImageCmsTransform | 
         raise ValueError(str(problem)) from None
 
 
+def _transfer(profile: bytes) -> int:
+    """Return the transfer function in a profile's tag `cicp`, by its number in H.273; 0 without one.
+
+    The color transform of such a profile is a tone mapping of its maker's, or that of sRGB.
+    """
+    for at in range(_FIRST_TAG, min(_FIRST_TAG + 12 * int.from_bytes(profile[128:132]), len(profile) - 11), 12):
+        kind, place, _ = struct.unpack_from(">4sII", profile, at)
+        if kind == b"cicp" and place + 12 <= len(profile):
+            return profile[place + 9]
+    return 0
+
+
 def to_srgb(image: Image.Image, profile_bytes: bytes) -> tuple[Image.Image, list[str]]:
     """Convert an image by its ICC profile.
 
@@ -65,7 +82,11 @@ def to_srgb(image: Image.Image, profile_bytes: bytes) -> tuple[Image.Image, list
 
     Returns:
         The image in RGB, or unchanged if the profile is sRGB or cannot be used; and remarks.
+
+    Raises:
+        UnusableImageError: it has a high dynamic range, which 8-bit sRGB cannot show.
     """
+    refuse_high_dynamic_range(_transfer(profile_bytes))
     try:
         mode, transform = _transform(profile_bytes)
         if transform is None:

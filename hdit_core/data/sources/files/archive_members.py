@@ -26,8 +26,8 @@ M = TypeVar("M", bound=Member)
 
 
 def tidy_name(name: str) -> str:
-    """Return the name of a member on disk, without `./` and doubled slashes."""
-    return re.sub(r"/(\.?/)+", "/", re.sub(r"^(\./+)+", "", name))
+    """Return the name of a member on disk, without `./`, doubled slashes and a slash at its start."""
+    return re.sub(r"/(\.?/)+", "/", re.sub(r"^(\.?/+)+", "", name))
 
 
 def _follow(member: Member, found: dict[str, Member]) -> Member:
@@ -50,6 +50,21 @@ def _follow(member: Member, found: dict[str, Member]) -> Member:
     return replace(member, problem="a link to itself")
 
 
+def _through_folder_links(member: Member, found: dict[str, Member], links: set[str]) -> Member:
+    """Return a member under its name on disk: a member below a link to a folder is unpacked into that folder."""
+    name = member.name
+    for _ in range(MOST_LINKS):
+        parents = (name[: slash.start()] for slash in re.finditer("/", name))
+        link = next((parent for parent in parents if parent in links), None)
+        if link is None:
+            return replace(member, name=name)
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(link), found[link].symbolic_link or ""))
+        if target.startswith(("/", "../")) or target == "..":
+            return replace(member, problem="in a folder that is a link to a target outside the archive")
+        name = posixpath.normpath(target + name[len(link) :])
+    return replace(member, problem="in a folder that is a link to itself")
+
+
 def unpacked(members: Iterable[Member]) -> tuple[list[Member], list[str]]:
     """Return the members that remain after unpacking an archive, and the names that occur several times.
 
@@ -57,9 +72,12 @@ def unpacked(members: Iterable[Member]) -> tuple[list[Member], list[str]]:
         members: in the order of the archive. A hard link shares the content that its target has at that point.
     """
     found: dict[str, Member] = {}
+    links: set[str] = set()
     repeated: list[str] = []
     for member in members:
         member = replace(member, name=tidy_name(member.name))
+        if links:
+            member = _through_folder_links(member, found, links)
         if member.hard_link is not None:
             target = found.get(tidy_name(member.hard_link))
             if target is None or target.name == member.name:
@@ -68,7 +86,10 @@ def unpacked(members: Iterable[Member]) -> tuple[list[Member], list[str]]:
                 member = replace(target, name=member.name)
         if found.pop(member.name, None) is not None:
             repeated.append(member.name)
+            links.discard(member.name)
         found[member.name] = member
+        if member.symbolic_link is not None:
+            links.add(member.name)
     return [
         _follow(member, found) if member.symbolic_link is not None else member for member in found.values()
     ], repeated

@@ -23,6 +23,7 @@ LONGEST_NAME_BYTES = 4096  # as in Linux
 _HARD_LINK, _SYMBOLIC_LINK, _FOLDER, _SPARSE = b"1", b"2", b"5", b"S"
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
 _NO_FILE = (b"3", b"4", b"6", _SPARSE, b"D", b"M", b"N", b"V")  # any other kind is a file, according to POSIX
+_ABOUT = (b"D", b"V")  # GNU's lists of the files of a folder, and the name of the archive
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_ALL = b"L", b"K", (b"x", b"X"), b"g"
 _EXTENDS = (_LONG_NAME, _LONG_LINK, *_PAX, _PAX_OF_ALL)
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
@@ -40,6 +41,7 @@ class _Extension:
     link: bytes | None = None
     size_bytes: int | None = None
     is_sparse: bool = False
+    sparse_name: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def _add_pax(extension: _Extension, content: bytes, place: int) -> None:
         key, _, value = record.partition(b"=")
         if key == b"path":
             extension.name = value
+        elif key == b"GNU.sparse.name":  # `path` is a name for programs that do not know sparse files
+            extension.sparse_name, extension.is_sparse = value, True
         elif key == b"linkpath":
             extension.link = value
         elif key == b"size" and value.isdigit() and len(value) < 20:
@@ -125,8 +129,9 @@ def _extend(extension: _Extension, file: BufferedIOBase, header: _Header) -> Non
 
 
 def _name(header: _Header, extension: _Extension) -> bytes:
-    if extension.name is not None:
-        return extension.name
+    given = extension.name if extension.sparse_name is None else extension.sparse_name
+    if given is not None:
+        return given
     first = _text(header.block[345:500]) if header.block[257:263] == b"ustar\0" else b""  # GNU keeps times there
     return b"/".join(part for part in (first, _text(header.block[:100])) if part)
 
@@ -181,7 +186,9 @@ def _headers(file: BufferedIOBase, start: int, end: int) -> Iterator[tuple[_Head
 
 
 def _problem(header: _Header, name: bytes, extension: _Extension) -> str | None:
-    if header.kind in _NO_FILE or extension.is_sparse:
+    if header.kind == _SPARSE or extension.is_sparse:
+        return "a sparse file; unpack the archive and give the folder"
+    if header.kind in _NO_FILE:
         return "not a regular file of the archive"
     return f"a name of {len(name):,} bytes" if len(name) > LONGEST_NAME_BYTES else None
 
@@ -231,7 +238,7 @@ def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62, may_contin
     """
     for header, extension in _headers(file, start, end):
         name = _name(header, extension)
-        if not _is_folder(header, name):
+        if header.kind not in _ABOUT and not _is_folder(header, name):
             yield _member(header, extension, name)
     if not may_continue:
         _check_rest(file, end)

@@ -2,6 +2,7 @@
 
 import logging
 import stat
+import struct
 import zipfile
 import zlib
 from lzma import LZMAError
@@ -21,6 +22,7 @@ MOST_EXPANSION = 200  # images are already compressed; a file of zeros shrinks t
 LARGE_BYTES = 64 << 20  # of one file
 LONGEST_LINK_BYTES = 4096  # as in Linux
 
+_UNICODE_PATH, _UTF_8 = 0x7075, 0x800
 _FAT = 0  # the system recorded by programs for Windows
 _READABLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
 _METHODS = {
@@ -37,9 +39,21 @@ _METHODS = {
 _DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, LZMAError, ValueError)
 
 
+def _unicode_name(member: zipfile.ZipInfo) -> str | None:
+    """Return the name in a member's field "Unicode Path" (0x7075), if it belongs to the present name."""
+    extra = member.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and len(field) > 5 and not member.flag_bits & _UTF_8:
+            is_present = int.from_bytes(field[1:5], "little") == zlib.crc32(member.orig_filename.encode("cp437"))
+            return field[5:].decode(errors="surrogateescape") if is_present else None
+    return None
+
+
 def _name(member: zipfile.ZipInfo) -> str:
     """Return the name that `unzip` gives to a member: in archives from Windows, backslashes separate folders."""
-    name = member.filename
+    name = _unicode_name(member) or member.filename
     return name.replace("\\", "/") if member.create_system == _FAT and "/" not in name else name
 
 

@@ -17,7 +17,8 @@ _OBJECT = re.compile(
     r"<.*>|\[.*\]|\{.*\}|\(\s*[-+'\"0-9].*\)|\w+(\.\w+)*\(\s*([-+0-9'\"\[{<].*|.*=.*|)\)|\w+(\.\w+)+\(.*\)", re.DOTALL
 )
 _SEVERAL = re.compile(r"[+-]?[0-9.]+(\s*[,;|\s]\s*[+-]?[0-9.]+)+")
-_MISSING = frozenset({"nan", "+nan", "-nan", "<na>", "nat", "none", "inf", "-inf", "#n/a", "n/a"})
+_MISSING = frozenset({"nan", "+nan", "-nan", "<na>", "nat", "none", "null", "inf", "-inf", "#n/a", "n/a"})
+_MISSING_IN_R = "NA"  # not in lower case, since Na may be a class
 
 
 def _whole(text: str) -> int | None:
@@ -66,7 +67,7 @@ def parse_label(label: object) -> int | str:
     inner = _unwrapped(text)
     if inner != text and (_DECIMAL.fullmatch(inner) or inner.isdecimal()):
         return _whole(inner) or 0
-    if text.lower() in _MISSING or inner.lower() in _MISSING:
+    if text.lower() in _MISSING or inner.lower() in _MISSING or text == _MISSING_IN_R:
         raise ValueError(f"its class {text[:40]!r} means a missing value")
     if _SEVERAL.fullmatch(text):
         raise ValueError(f"its class {text[:40]!r} is several numbers")
@@ -75,6 +76,18 @@ def parse_label(label: object) -> int | str:
     if not all(letter.isprintable() or letter.isspace() for letter in text):
         raise ValueError(f"its class {text[:40]!r} has control characters")
     return text
+
+
+def parse_class(label: object) -> int | str:
+    """Return a label of a table or a `.cls` file, as `parse_label` does.
+
+    Raises:
+        ValueError: it is none, or a negative number: -1 marks images without a class, and would become class 0.
+    """
+    parsed = parse_label(label)
+    if isinstance(parsed, int) and parsed < 0:
+        raise ValueError(f"its class number {parsed} is negative; write class names, and no line for unknown classes")
+    return parsed
 
 
 def as_names(labels: Mapping[str, object]) -> dict[str, str]:
@@ -88,7 +101,7 @@ def as_names(labels: Mapping[str, object]) -> dict[str, str]:
     parsed: dict[str, int | str] = {}
     for name, label in labels.items():
         try:
-            parsed[name] = parse_label(label)
+            parsed[name] = parse_class(label)
         except ValueError as problem:
             raise ValueError(f"'{name}': {problem}") from None
     raw = {str(label).strip() for label in labels.values()}

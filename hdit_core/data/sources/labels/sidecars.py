@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hdit_core.data.sources.file_filter import common_folders, is_hidden
-from hdit_core.data.sources.labels.label_notation import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.label_notation import MOST_CLASSES, parse_class
 from hdit_core.data.sources.labels.name_index import SharedNames
-from hdit_core.data.sources.labels.tables import find_columns, join, read_rows
+from hdit_core.data.sources.labels.tables import csv_has_labels, find_columns, join, read_json, read_rows
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, class_names
 from hdit_core.errors import DataError
@@ -87,15 +87,15 @@ def _table(files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[
     return None
 
 
-def _has_labels(content: bytes, name: str, where: str) -> bool | None:
+def _has_labels(content: bytes, name: str) -> bool | None:
     """Return whether a table has labels; None if it states that there are none."""
+    text = decode_text(content)
     if name.endswith(".csv"):
-        first = decode_text(content).lstrip().split("\n", 1)[0]
-        return any(find_columns(first.strip().split(separator)) for separator in ",;\t")
+        return csv_has_labels(text)
     if name.endswith(".jsonl"):
-        row = json.loads(decode_text(content).lstrip().split("\n", 1)[0] or "null")
-        return isinstance(row, dict) and find_columns(list(row)) is not None
-    document = json.loads(decode_text(content))
+        rows = (json.loads(line) for line in text.split("\n") if line.strip())
+        return any(isinstance(row, dict) and find_columns(list(row)) for row in rows)
+    document = read_json(text)
     if not isinstance(document, dict) or "labels" not in document:
         return False
     return None if document["labels"] is None else True
@@ -110,7 +110,7 @@ def _by_table(
         raise DataError(f"{place}: larger than {LARGEST_SIDECAR_BYTES >> 20} MiB, too large for a table of labels")
     try:
         content = read(number)
-        has_labels = _has_labels(content, name, place)
+        has_labels = _has_labels(content, name)
     except (OSError, ValueError, RecursionError) as problem:
         raise DataError(f"{place}: cannot be read ({problem}); fix it, or choose the classes with --labels") from None
     if has_labels is None:
@@ -122,10 +122,25 @@ def _by_table(
     return _labelled(files, inputs, labels, name)
 
 
+def _refuse_tables_of_a_part(files: Sequence[Entry], label_files: Sequence[int], read: Read, where: str) -> None:
+    """Refuse tables of labels in subfolders: each is for its folder alone, and the subfolders would become classes."""
+    for number in label_files:
+        name, size_bytes = files[number].name, files[number].size_bytes
+        try:
+            has_labels = size_bytes <= LARGEST_SIDECAR_BYTES and _has_labels(read(number), name) is not False
+        except (OSError, ValueError, RecursionError):
+            continue
+        if has_labels:
+            raise DataError(
+                f"{where}: {name} has the labels of the images in its folder only; prepare that folder by itself, "
+                "or choose the classes of all with --labels"
+            )
+
+
 def _cls_label(files: Sequence[Entry], number: int, read: Read) -> int | str:
     if files[number].size_bytes > LARGEST_CLS_BYTES:
         raise ValueError(f"{files[number].size_bytes:,} bytes")
-    return parse_label(decode_text(read(number)))
+    return parse_class(decode_text(read(number)))
 
 
 def _by_cls(
@@ -170,4 +185,6 @@ def label_by_sidecars(
     if table is not None and (labels := _by_table(files, inputs, table, read, where)):
         return labels
     sidecars = [number for number in label_files if files[number].name.endswith(_CLS)]
+    if table is None and not sidecars:
+        _refuse_tables_of_a_part(files, label_files, read, where)
     return _by_cls(files, inputs, sidecars, read, where) if sidecars else None

@@ -60,16 +60,26 @@ def first_word(prediction: str) -> str:
     return words[0] if words else ""
 
 
+def _split_header(text: str) -> tuple[str, str]:
+    """Return a table from its header on, and the header."""
+    text = text.lstrip("\n\r")
+    if text.lower().startswith("sep=") and "\n" in text:  # Excel's first line
+        text = text.split("\n", 1)[1]
+    return text, text.splitlines()[0] if text else ""
+
+
+def csv_has_labels(text: str) -> bool:
+    """Return whether the header of a table names a column of files and one of labels."""
+    return _header(_split_header(text)[1]) is not None
+
+
 def csv_rows(text: str, where: str) -> Iterator[Row]:
     """Yield the rows of a table with the columns file and label; the separator is that of its first line.
 
     Raises:
         DataError: its columns are ambiguous, or the number of fields in a line differs from the number of columns.
     """
-    text = text.lstrip("\n\r")
-    if text.lower().startswith("sep=") and "\n" in text:  # Excel's first line
-        text = text.split("\n", 1)[1]
-    first = text.splitlines()[0] if text else ""
+    text, first = _split_header(text)
     header = _header(first)
     if header is None:
         raise DataError(f"{where}: its first line must name the columns file,label; found {first[:200]!r}")
@@ -107,6 +117,24 @@ def _unclear(row: object) -> tuple[object, object]:
     return (row.get("file"), row.get("label")) if isinstance(row, dict) else (None, None)
 
 
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object; JSON readers keep only the last of several values of a name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"'{twice}' occurs twice")
+    return found
+
+
+def read_json(text: str) -> object:
+    """Return a JSON document.
+
+    Raises:
+        ValueError: it is not JSON, or an object in it has a name twice.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
 def dataset_rows(document: object, where: str) -> Iterator[Row]:
     """Yield the rows of `dataset.json` as StyleGAN and EDM write it: {"labels": [["00000/img00000000.png", 6], ...]}.
 
@@ -139,7 +167,7 @@ def read_rows(content: bytes, ending: str, where: str) -> dict[str, str]:
     try:
         text = decode_text(content)
         if ending == ".json":
-            rows = dataset_rows(json.loads(text), where)
+            rows = dataset_rows(read_json(text), where)
         else:
             rows = jsonl_rows(text, where) if ending == ".jsonl" else csv_rows(text, where)
         return _unique(rows, where)

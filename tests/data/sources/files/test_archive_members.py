@@ -2,9 +2,11 @@
 
 import io
 import shutil
+import struct
 import subprocess
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 
@@ -33,6 +35,9 @@ TARS = {
     "a file that replaces a link": [("a.png", b"a"), ("b.png", b"", SYMBOLIC, "a.png"), ("b.png", b"b")],
     "doubled slashes": [("a//0.png", b"0"), ("a/./1.png", b"1"), ("./././b.png", b"b")],
     "a folder by its slash": [("a/", b""), ("a/0.png", b"0")],
+    "names from the root": [("/a/0.png", b"0"), ("/b/1.png", b"1"), ("//c.png", b"", HARD, "/a/0.png")],
+    "files below a link to a folder": [("a/0.png", b"0"), ("b", b"", SYMBOLIC, "a"), ("b/1.png", b"1"),
+                                       ("b/0.png", b"new")],
     "another kind of file": [("a.png", b"a", b"7"), ("b.png", b"b", tarfile.AREGTYPE)],
 }  # fmt: skip
 
@@ -68,6 +73,7 @@ ZIPS = {
     "a backslash beside a slash": [("cats/0\\1.png", b"0", 0, 0)],
     "the last of several": [("a.png", b"old", 3, 0), ("a.png", b"new", 3, 0), ("./b.png", b"b", 3, 0)],
     "symbolic links": [("a/0.png", b"0", 3, 0o100644), ("b/0.png", b"../a/0.png", 3, 0o120777)],
+    "names from the root": [("/a/0.png", b"0", 3, 0o100644), ("/b/1.png", b"1", 3, 0o100644)],
 }
 
 
@@ -81,6 +87,28 @@ def test_a_zip_has_the_contents_that_unzip_unpacks(tmp_path, what):
         path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.png")
     }
     assert expected and dict(contents(open_source(str(path)))) == expected
+
+
+def test_a_name_in_unicode_beside_another_encoding_is_the_name_in_a_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number, stored in enumerate((b"gr_n/0.png", b"gr_n/1.png")):
+            member = zipfile.ZipInfo(stored.decode())
+            field = b"\1" + zlib.crc32(b"gr_n/0.png").to_bytes(4, "little") + f"gr\u00fcn/{number}.png".encode()
+            member.extra = struct.pack("<HHHH", 1, 2, 7, 0x7075) + struct.pack("<H", len(field)) + field
+            archive.writestr(member, b"%d" % number)
+    names = ["gr\u00fcn/0.png", "gr_n/1.png"]  # the field of the second belongs to another name
+    assert sorted(name for name, _ in contents(open_source(str(tmp_path / "a.zip")))) == sorted(names)
+
+
+def test_links_to_folders_that_lead_nowhere_are_rejected_with_the_reason(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "good.png", b"0")
+        for name, link in {"up": "..", "around": "around/x"}.items():
+            add(archive, name, b"", SYMBOLIC, link)
+            add(archive, f"{name}/0.png", b"1")
+    found = problems(open_source(str(tmp_path / "a.tar")))
+    assert found["up/0.png"] == "in a folder that is a link to a target outside the archive"
+    assert found["around/0.png"] == "in a folder that is a link to itself"
 
 
 def test_hard_links_keep_their_classes(tmp_path):

@@ -168,7 +168,8 @@ def test_hostile_names_are_text_and_nothing_is_written(tmp_path):
     path = write_tar(tmp_path / "a.tar", files=dict.fromkeys(names, b"content"))
     before = sorted(tmp_path.rglob("*"))
     source = open_archive(path)
-    assert sorted(name for name, _ in contents(source)) == sorted(names)
+    expected = [name.removeprefix("/") for name in names]  # as tar and unzip write it
+    assert sorted(name for name, _ in contents(source)) == sorted(expected)
     assert sorted(tmp_path.rglob("*")) == before
 
 

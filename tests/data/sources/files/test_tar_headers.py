@@ -82,7 +82,7 @@ def test_the_size_in_a_pax_header_has_precedence():
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [(tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "disk"), (tarfile.FIFOTYPE, "pipe"), (b"V", "label"), (b"M", "x")],
+    [(tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "disk"), (tarfile.FIFOTYPE, "pipe"), (b"M", "x")],
 )
 def test_a_member_that_is_not_a_file_is_named_and_later_ones_are_read(kind, what):
     def prepare(member):
@@ -140,6 +140,21 @@ def test_a_sparse_file_is_no_member_and_later_members_are_found():
     extended[148:156] = b"%06o\0 " % sum(extended)
     data = bytes(extended) + bytes(504) + b"\1" + bytes(7) + bytes(512) + b"x" * 512 + header(b"b.png") + bytes(1024)
     assert [(one.name, one.problem is None) for one in listed(data)] == [("a.png", False), ("b.png", True)]
+
+
+def test_a_sparse_file_in_the_pax_format_has_its_name_and_the_fix():
+    records = b"22 GNU.sparse.major=1\n27 GNU.sparse.name=a/3.png\n"
+    data = header(b"x", b"%011o" % len(records), kind=b"x") + records.ljust(512, b"\0")
+    data += header(b"a/GNUSparseFile.0/3.png") + bytes(1024)
+    assert [(one.name, one.problem) for one in listed(data)] == [
+        ("a/3.png", "a sparse file; unpack the archive and give the folder")
+    ]
+
+
+@pytest.mark.parametrize("kind", [b"V", b"D"])
+def test_the_name_of_an_archive_and_lists_of_files_are_no_members(kind):
+    data = header(b"photos", kind=kind) + header(b"a.png") + bytes(1024)
+    assert [(one.name, one.problem) for one in listed(data)] == [("a.png", None)]
 
 
 def test_folders_are_skipped_also_in_old_tar_formats():

@@ -16,7 +16,7 @@ def test_a_whole_number_in_any_form_is_that_number(text):
 
 
 @pytest.mark.parametrize("name", ["cat", "crane (bird)", "Corn_(maize)", "n01440764", "t-shirt/top", "1st", "(other)",
-                                  "C++", "3d model", "[sic", "a=b", "f(x)", "Ärger", "1_000"])  # fmt: skip
+                                  "C++", "3d model", "[sic", "a=b", "f(x)", "Ärger", "1_000", "Na"])  # fmt: skip
 def test_a_name_is_not_changed(name):
     assert parse_label(f" {name} ") == name
 
@@ -34,6 +34,8 @@ def test_a_name_is_not_changed(name):
         ("None", "a missing value"),
         ("tensor(nan)", "a missing value"),
         ("<NA>", "a missing value"),
+        ("NA", "a missing value"),
+        ("null", "a missing value"),
         ("1 0 0", "several numbers"),
         ("1, 0", "several numbers"),
         ("[0, 1, 0]", "printed Python object"),
@@ -56,6 +58,11 @@ def test_one_class_in_several_notations_is_one_class():
     assert as_names(forms) == {"a": "1", "b": "1", "c": "1", "d": "1", "e": "10"}
     forms = {"a": " dog", "b": "dog ", "c": "do\u0308g", "d": "d\u00f6g"}
     assert as_names(forms) == {"a": "dog", "b": "dog", "c": "d\u00f6g", "d": "d\u00f6g"}
+
+
+def test_a_negative_number_is_no_class():
+    with pytest.raises(ValueError, match=r"'b': its class number -1 is negative; write class names, and no line"):
+        as_names({"a": "0", "b": "-1"})
 
 
 def test_numbers_of_equal_length_are_names():

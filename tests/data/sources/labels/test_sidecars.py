@@ -71,6 +71,7 @@ def test_unmatched_images_and_labels_are_rejected_by_name(tmp_path):
         ),
         ([["0.png", 0], ["0.png", 1]], "'0.png' has two labels, '0' and '1'"),
         ([["0.png", "nan"]], "'0.png': its class 'nan' means a missing value"),
+        ([["0.png", -1]], "'0.png': its class number -1 is negative"),
         (7, "expected {.labels"),
     ],
 )
@@ -94,6 +95,10 @@ def test_a_dataset_json_of_another_kind_is_ignored_and_a_damaged_one_is_refused(
     ("name", "text"),
     [
         ("metadata.csv", "file_name,label\n0.png,dog\n1.png,cat\n"),
+        ("metadata.csv", '"file_name","label"\n"0.png","dog"\n"1.png","cat"\n'),  # as R writes it
+        ("metadata.csv", "sep=;\r\nfile_name;label\r\n0.png;dog\r\n1.png;cat\r\n"),  # as Excel writes it
+        ("metadata.csv", "file_name|label\n0.png|dog\n1.png|cat\n"),
+        ("metadata.csv", "file_name,label\r0.png,dog\r1.png,cat\r"),
         ("metadata.jsonl", '{"file_name": "0.png", "label": "dog"}\n{"file_name": "1.png", "label": "cat"}\n'),
     ],
 )
@@ -105,6 +110,29 @@ def test_hugging_face_metadata_gives_the_classes(tmp_path, name, text):
 def test_metadata_without_labels_is_ignored(tmp_path):
     files = {"cat/0.png": b"0", "dog/1.png": b"1", "metadata.csv": b"file_name,text\ncat/0.png,a cat\n"}
     assert labelled(write_folder(tmp_path / "f", files))[1] == ("cat", "dog")
+
+
+def test_a_line_without_a_label_among_others_is_an_error(tmp_path):
+    lines = '{"file_name": "0.png", "text": "a dog"}\n{"file_name": "1.png", "label": "cat"}\n'
+    path = write_folder(tmp_path / "f", {"0.png": b"0", "1.png": b"1", "metadata.jsonl": lines.encode()})
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: expected a file and a label, found None and None"):
+        labelled(path)
+
+
+def test_a_name_that_occurs_twice_in_json_is_refused(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"0.png": b"0", "dataset.json": b'{"labels": {"0.png": 1, "0.png": 2}}'})
+    with pytest.raises(DataError, match=r"dataset.json: cannot be read \('0.png' occurs twice\)"):
+        labelled(path)
+
+
+def test_labels_of_a_subfolder_are_refused_since_the_folders_are_not_the_classes(tmp_path):
+    files = {f"{folder}/{number}.png": b"%d" % number for folder in "xy" for number in range(2)}
+    table = {"x/metadata.csv": b"file_name,label\n0.png,dog\n1.png,cat\n"}
+    path = write_folder(tmp_path / "f", files | table)
+    with pytest.raises(DataError, match=r"f: x/metadata.csv has the labels of the images in its folder only"):
+        labelled(path)
+    assert labelled(path / "x")[1] == ("cat", "dog")
+    assert labelled(path, "none")[1] is None
 
 
 @pytest.mark.parametrize("kind", ["folder", "a.zip"])
