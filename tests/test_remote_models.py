@@ -1,6 +1,7 @@
 """Models at addresses: fetched once, verified, and used from the cache; against servers on this machine."""
 
 import os
+import re
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -112,6 +113,18 @@ def test_a_model_of_the_hub_is_fetched_once_and_used_offline(tmp_path, exported,
     assert "cannot be reached; the copy in the cache is used" in messages
     pictures = {picture(tmp_path / name) for name in ("samples", "again", "offline")}
     assert len(pictures) == 1
+
+
+@pytest.mark.slow
+def test_a_guide_and_the_initial_weights_of_a_run_are_fetched_from_the_hub(tmp_path, run, exported, hub, trained):
+    hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
+    guide = ("--guide", "hf://me/faces", "--autoguidance", 2, "--n", 1, "--out", tmp_path / "samples")
+    code, messages = hdit(tmp_path, "sample", "--ckpt", run, *guide, HF_ENDPOINT=hub.address)
+    assert code == 0 and "fetching hf://me/faces" in messages, messages
+    (tmp_path / "tiny.toml").write_text(recipe_toml(trained({"train.init_from": "hf://me/faces"})))
+    code, messages = hdit(tmp_path, "train", tmp_path / "tiny.toml", "--dry-run", HF_ENDPOINT=hub.address)
+    assert code == 0 and re.search(r"initial weights: \d+ tensors of hf://me/faces", messages), messages
+    assert "fetching" not in messages
 
 
 def damage(tmp_path):
