@@ -23,6 +23,8 @@ def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W C"]:
 
 def from_uint8(images_u8: UInt8[np.ndarray, "B H W C"]) -> Float[Tensor, "B C H W"]:
     """Return bytes as images in [-1, 1], float32."""
+    if not images_u8.flags.writeable:  # as those of Pillow; torch warns about them
+        images_u8 = images_u8.copy()
     return rearrange(torch.from_numpy(images_u8).float() / 127.5 - 1, "b h w c -> b c h w").contiguous()
 
 

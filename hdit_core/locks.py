@@ -162,9 +162,11 @@ class FolderLock:
             self._lock(self.RECORD, self.WAIT_S)
         except LockHeldError:
             raise self._stuck() from None
-        yield
-        if self._descriptor is not None and self._has_locks:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self.RECORD)
+        try:
+            yield
+        finally:
+            if self._descriptor is not None and self._has_locks:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self.RECORD)
 
     def release(self) -> None:
         """Deregister this job; both locks end at once, so that one of two jobs is the last."""

@@ -1,6 +1,7 @@
 """Conversion between images in bytes and in numbers: rounding and clipping."""
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -13,6 +14,18 @@ def test_every_level_is_read_back(tmp_path):
     images = from_uint8(levels)
     assert images.shape == (2, 1, 8, 16) and (images.min(), images.max()) == (-1, 1)
     assert np.array_equal(to_uint8(images), levels)
+
+
+def test_pixels_that_cannot_be_written_are_read_without_a_warning():
+    levels = np.zeros((1, 2, 3, 1), np.uint8)
+    levels.flags.writeable = False
+    torch.set_warn_always(True)  # else torch warns only once in a process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert from_uint8(levels).shape == (1, 1, 2, 3)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_values_are_rounded_to_the_nearest_level_and_clipped_and_nan_is_black():

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from hdit_core import locks
-from hdit_core.locks import LockHeldError, locked
+from hdit_core.errors import UsageError
+from hdit_core.locks import FolderLock, LockHeldError, locked
 
 
 def held_elsewhere(path, ranges=((0, 1),)):
@@ -65,3 +66,21 @@ def test_a_wait_for_another_process_is_reported_once(tmp_path, monkeypatch, note
     finally:
         end(holder)
     assert notes == [f"{path}: waiting for another process of hdit that holds this lock"]
+
+
+def test_the_record_is_free_after_a_section_that_failed(tmp_path):
+    mine = FolderLock(tmp_path)
+    mine.acquire()
+    with pytest.raises(ValueError, match="half way"), mine.exclusive_section():
+        raise ValueError("half way")
+    if (pid := os.fork()) == 0:
+        other = FolderLock(tmp_path)
+        other.WAIT_S = 0.0
+        other.acquire()
+        try:
+            with other.exclusive_section():
+                os._exit(0)
+        except UsageError:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    mine.release()

@@ -57,10 +57,11 @@ PublicOption = Annotated[
     typer.Option("--public", help="Make a new repository of the hub public.", rich_help_panel="Output"),
 ]
 GridSeedOption = Annotated[
-    int, typer.Option("--seed", min=0, help="Random seed of these samples.", rich_help_panel="Sampling")
+    int | None,
+    typer.Option("--seed", min=0, help="Random seed of these samples.", show_default="0", rich_help_panel="Sampling"),
 ]
 CountOption = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--count",
         "-n",
@@ -68,6 +69,7 @@ CountOption = Annotated[
         min=0,
         max=100,
         help="Samples in the image grid of the model card; 0: no grid.",
+        show_default="16",
         rich_help_panel="Sampling",
     ),
 ]
@@ -82,8 +84,8 @@ def export(
     file_format: FormatOption = "hdit",
     diffusers: DiffusersOption = False,
     program: ProgramOption = False,
-    count: CountOption = 16,
-    seed: GridSeedOption = 0,
+    count: CountOption = None,
+    seed: GridSeedOption = None,
     public: PublicOption = False,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -99,7 +101,8 @@ def export(
     from hdit_core.generate.export.export import ExportSettings
     from hdit_core.generate.export.push import hub_repository, push
 
-    settings = ExportSettings(weights, dtype, file_format, count, seed, program, device)
+    _check_options(diffusers, program or file_format != "hdit", count, seed)
+    settings = ExportSettings(weights, dtype, file_format, 16 if count is None else count, seed or 0, program, device)
     repository = hub_repository(to)
     if public and repository is None:
         raise UsageError("--public: only a repository on the hub is public or private; give --out hf://OWNER/NAME")
@@ -114,12 +117,22 @@ def export(
     note(f"choose a license and enter it in {to / 'README.md'}")
 
 
+def _check_options(diffusers: bool, has_format: bool, count: int | None, seed: int | None) -> None:
+    """Refuse options that have no effect with others, with a UsageError."""
+    if diffusers and has_format:
+        raise UsageError("--diffusers: has a format of its own; leave out --program and --format")
+    if diffusers and not (count is seed is None):
+        raise UsageError("--diffusers: writes no image grid; leave out --count and --seed")
+    if count == 0 and seed is not None:
+        raise UsageError("--seed: there are no samples with --count 0; leave one of them out")
+
+
 def _export_as(diffusers: bool, source: Path, folder: Path, settings: "ExportSettings") -> dict[str, Any]:
+    from hdit_core.devices import pick_device
     from hdit_core.generate.export.diffusers_folder import export_diffusers
     from hdit_core.generate.export.export import DTYPES, export
 
     if not diffusers:
         return export(source, folder, settings)
-    if settings.program or settings.format != "hdit":
-        raise UsageError("--diffusers: has a format of its own; leave out --program and --format")
+    pick_device(settings.device)  # nothing is computed; an unknown device is refused as in the other format
     return export_diffusers(source, folder, settings.weights, DTYPES[settings.dtype])

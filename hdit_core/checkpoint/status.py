@@ -25,15 +25,15 @@ def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """Return the last status; empty if there is none, it is damaged, or may not be read.
+    """Return the last status; empty if there is none, or it is damaged.
 
     Raises:
-        StorageUnavailable, OSError: the storage failed, so that the status is unknown.
+        StorageUnavailable, OSError: the storage failed, or it may not be read, so that the status is unknown.
     """
     try:
         return retry_transient(status_file(run), lambda: _read(run))
     except (OSError, ValueError) as problem:
-        if is_storage_error(problem):
+        if is_storage_error(problem) or isinstance(problem, PermissionError):
             raise
         return {}
 

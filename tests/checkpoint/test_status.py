@@ -26,6 +26,15 @@ def test_a_missing_or_damaged_status_is_read_as_empty(tmp_path, content):
     assert read_status(tmp_path) == {}
 
 
+def test_a_status_that_may_not_be_read_is_an_error_and_not_unknown(tmp_path, monkeypatch):
+    def refuse(path, largest_bytes):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(status, "read_json", refuse)
+    with pytest.raises(PermissionError, match=r"status\.json"):
+        read_status(tmp_path)
+
+
 def test_an_unknown_number_of_steps_is_not_shown(tmp_path):
     status_file(tmp_path).write_text('{"state": "running", "step": null, "num_images": "x", "reason": null}')
     assert read_status(tmp_path) == {"state": "running", "reason": None}

@@ -171,6 +171,22 @@ def test_export_gives_a_folder_that_sample_reads(ckpt, here, capsys):
     assert "model: already exists and is never replaced; choose another name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--diffusers", "--count", "4"], "--diffusers: writes no image grid; leave out --count and --seed"),
+        (["--diffusers", "--seed", "0"], "--diffusers: writes no image grid; leave out --count and --seed"),
+        (["--diffusers", "--program"], "--diffusers: has a format of its own"),
+        (["--diffusers", "--format", "k-diffusion"], "--diffusers: has a format of its own"),
+        (["--count", "0", "--seed", "3"], "--seed: there are no samples with --count 0"),
+        (["--public"], "--public: only a repository on the hub is public or private"),
+    ],
+)
+def test_an_option_of_export_that_would_have_no_effect_is_refused(ckpt, here, capsys, options, message):
+    assert main(["export", ckpt, "--to", "model", *options]) == 2
+    assert message in capsys.readouterr().err and not (here / "model").exists()
+
+
 def test_export_writes_k_diffusions_format_on_request(ckpt, here, capsys):
     assert main(["export", ckpt, "--to", "theirs", "--format", "k-diffusion", "--n", "0", "--device", "cpu"]) == 0
     assert "k-diffusion" in capsys.readouterr().out
