@@ -10,7 +10,21 @@ import zlib
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tests.data.zoo_parts import BLACK, HEIGHT, RED, WIDTH, Animal, grey_picture, picture, png, saved, tiff
+from tests.data.zoo_parts import (
+    BLACK,
+    BLUE,
+    GREEN,
+    HEIGHT,
+    RED,
+    WHITE,
+    WIDTH,
+    Animal,
+    grey_picture,
+    picture,
+    png,
+    saved,
+    tiff,
+)
 
 TRUNCATED_JPEG, ZEROS = "damaged or truncated JPEG", "filled with zeros at its end"
 
@@ -205,6 +219,11 @@ def palettes_and_pixels():
             "pixel-without-a-color.bmp",
             Animal(bytes(bmp), refusal="damaged: a pixel has color 200, and the last one"),
         )
+    maps = np.zeros((3, 256), np.uint16)
+    maps[:, :4] = np.array([RED, GREEN, BLUE, WHITE]).T
+    for name, scale in (("palette-of-8-bits.tif", 1), ("palette-of-16-bits.tif", 257)):  # Pillow#2157
+        tags = {258: 8, 262: 3, 320: tuple(int(level) for level in (maps * scale).reshape(-1))}
+        yield name, Animal(tiff(tags, np.asarray(indexed).tobytes()))
 
 
 def others():

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from hdit_core.data.image.arrays.npy import is_npy
 from hdit_core.data.image.color.color_space import color_space_to_srgb
 from hdit_core.data.image.color.icc_profile import to_srgb
-from hdit_core.data.image.color.palette import check_palette, palette_size
+from hdit_core.data.image.color.palette import check_palette, palette_size, read_8_bit_palette
 from hdit_core.data.image.exif import camera_space, read_exif, turn_upright
 from hdit_core.data.image.file_facts import FileFacts
 from hdit_core.data.image.frames import check_gif, check_webp, read_bmp
@@ -108,6 +108,7 @@ def _load(facts: FileFacts) -> tuple[ImageFile.ImageFile, Image.Image, list[str]
     colors = palette_size(header)
     header.load()
     check_palette(header, colors)
+    read_8_bit_palette(header)
     if header.format == "PNG":
         check_rows(facts.data, header)
     return header, header, []

@@ -1,10 +1,13 @@
-"""Palettes: refuses pixels without a color, which decoders show as black."""
+"""Palettes: refuses pixels without a color, and reads those of 8 bits in TIFF; decoders show both as black."""
 
+import numpy as np
 from PIL import Image
 
 from hdit_core.data.image.unusable import UnusableImageError
 
 _WITH_FOURTH_BYTE = ("X", "A")
+_COLOR_MAP = 320  # of TIFF
+_LEVELS = 256
 
 
 def palette_size(image: Image.Image) -> int | None:
@@ -19,6 +22,13 @@ def palette_size(image: Image.Image) -> int | None:
         raise UnusableImageError("its palette is missing")
     kind = image.palette.rawmode or image.palette.mode
     return len(image.palette.palette) // (4 if kind[-1:] in _WITH_FOURTH_BYTE else 3)
+
+
+def read_8_bit_palette(image: Image.Image) -> None:
+    """Replace the palette of a decoded TIFF if its numbers are of 8 bits; the format wants 16, and Pillow drops 8."""
+    colors = getattr(image, "tag_v2", {}).get(_COLOR_MAP)
+    if image.mode == "P" and colors and len(colors) % 3 == 0 and max(colors) < _LEVELS:
+        image.putpalette(np.array(colors, np.uint8).reshape(3, -1).T.tobytes())
 
 
 def check_palette(image: Image.Image, colors: int | None) -> None:
