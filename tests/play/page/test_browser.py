@@ -150,6 +150,7 @@ def test_an_image_is_sampled_painted_and_inpainted_with_the_keyboard_alone(width
     press_tab_until(page, "#inpaint")
     page.keyboard.press("Enter")
     images = shown_images(page, "#edit-images")
+    page.locator("#stop-edit:disabled").wait_for()
     differs = (images[0] != original).any(-1)
     assert differs.any() and not differs[:, 14:].any() and not differs[-4:].any() and fits(page)
 
