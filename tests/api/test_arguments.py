@@ -1,30 +1,12 @@
 """Wrong arguments of the API are refused in one line with the value found and the value expected."""
 
-import subprocess
-import sys
-
 import pytest
 
 from hdit_core.api import PreparedDataset, generate, load_denoiser, prepare_data, read_recipe, score, train
 from hdit_core.errors import CheckpointError, DataError, RecipeError, UsageError
 from hdit_core.recipe.write import recipe_toml
-
-# In a process of its own, where no checker of types comes before the functions' own checks.
-SCRIPT = """
-import numpy, sys, torch
-from hdit_core.api import PreparedDataset, generate, load_denoiser, prepare_data, read_recipe, score, train
-run, data = sys.argv[1:]
-denoiser, x = load_denoiser(run), torch.zeros(2, 3, 16, 24)
-classes, dataset = torch.tensor([0, 1]), PreparedDataset(data)
-samples = generate(denoiser, 2, steps=1, progress=False)
-calls = {calls}
-for call in calls:
-    try:
-        eval(call)
-        print("accepted:", call)
-    except Exception as error:
-        print(f"{{type(error).__name__}}: {{error}}")
-"""
+from tests.api.answers import answers_to
+from tests.forking import call
 
 REFUSED = {
     "prepare_data(5, 'x', size=16)": "TypeError: source: expected a path (str or pathlib.Path), got int",
@@ -73,12 +55,10 @@ REFUSED = {
 
 def test_a_wrong_argument_is_refused_in_one_line(trained, tmp_path):
     train(trained({"train.num_images": 8}), tmp_path / "run", progress=False)
-    (tmp_path / "script.py").write_text(SCRIPT.format(calls=list(REFUSED)))
     data = trained({}).data.path
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run"), data]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.replace(data, "DATA").splitlines() == list(REFUSED.values())
+    # in a process of its own, where no checker of types comes before the functions' own checks
+    answers = call(answers_to, list(REFUSED), tmp_path / "run", data)
+    assert [answer.replace(data, "DATA") for answer in answers] == list(REFUSED.values())
 
 
 def test_every_function_names_the_path_that_is_missing(trained, tmp_path):

@@ -10,13 +10,13 @@ from hdit_core.recipe.write import recipe_toml
 
 SCRIPT = """
 import multiprocessing
-from torch.utils.data import DataLoader
-from hdit_core.api import PreparedDataset, prepare_data, train
+from hdit_core import api
 {guard}
     multiprocessing.set_start_method({method!r}, force=True)
-    summary = prepare_data({pictures!r}, "data", size=(16, 24), workers=2, progress=False)
-    run = train("tiny.toml", "run", data="data", overrides={{"data.workers": 1}}, progress=False)
-    loader = DataLoader(PreparedDataset("data"), batch_size=8, num_workers=1)
+    summary = api.prepare_data({pictures!r}, "data", size=(16, 24), workers=2, progress=False)
+    run = api.train("tiny.toml", "run", data="data", overrides={{"data.workers": 1}}, progress=False)
+    from torch.utils.data import DataLoader
+    loader = DataLoader(api.PreparedDataset("data"), batch_size=8, num_workers=1)
     print(summary.images, run.step, sum(len(images) for images, _ in loader))
 """
 GUARD = 'if __name__ == "__main__":'
@@ -48,6 +48,6 @@ def test_a_script_without_a_main_guard_is_refused_with_its_line_before_a_process
     done = start("if True:", "forkserver")
     assert done.returncode == 1 and not (tmp_path / "data").exists()
     assert done.stderr.splitlines()[-1].endswith(
-        "script.py:7: with workers = 2 and the start method 'spawn' of multiprocessing, worker processes import this "
+        "script.py:6: with workers = 2 and the start method 'spawn' of multiprocessing, worker processes import this "
         f"script again; put the call under {GUARD}, or use no worker processes (workers = 1)"
     )

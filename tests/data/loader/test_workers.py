@@ -17,6 +17,8 @@ from hdit_core.data.loader.workers import WaitInterrupted, read_in_workers, tran
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError, HditError
+from tests.data.loader.limited_reader import read_limited
+from tests.forking import call
 
 UNFINISHED = """
 import sys, time
@@ -240,20 +242,6 @@ def test_shared_memory_that_runs_out_later_is_reported(monkeypatch):
         list(read_in_workers(Stuck(), [[1]], 1, batch_bytes=10**6))
 
 
-READ_ALL = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))
-from hdit_core.data.loader.batch import load_batches
-from hdit_core.data.loader.image_reader import ImageReader
-
-if __name__ == "__main__":
-    reader = ImageReader(sys.argv[1], cache_bytes=0)
-    plan = [range(first, first + 4) for first in range(0, len(reader) - 3, 4)] * 3
-    batches = load_batches(reader, plan, seed=0, workers=int(sys.argv[4]))
-    print(sum(1 for batch in batches) == len(plan), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-"""
-
-
 @pytest.fixture(scope="module")
 def many_shards(tmp_path_factory):
     """Return a data set of 300 shards with one image each."""
@@ -268,6 +256,4 @@ def many_shards(tmp_path_factory):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("soft", "hard", "raised"), [(256, 256, 256), (200, 3000, 3000)])
 def test_a_set_of_more_shards_than_files_may_be_open_can_be_read(many_shards, workers, soft, hard, raised):
-    command = [sys.executable, "-c", READ_ALL, str(many_shards), str(soft), str(hard), str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout.split() == ["True", str(raised)], done.stderr
+    assert call(read_limited, str(many_shards), soft, hard, workers) == (True, raised)

@@ -88,6 +88,7 @@ def test_from_blocks_is_the_inverse_of_to_blocks():
     assert torch.equal(blocks[:, :, : flex.BLOCK], rearrange(x[:, :8, :16], "b t u n d -> b n (t u) d"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gradients")
 def test_torch_compile_traces_forward_and_backward_and_builds_each_mask_once(monkeypatch):
     made = []

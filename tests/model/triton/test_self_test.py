@@ -14,6 +14,7 @@ from hdit_core.model.triton import launch
 HERE = KernelTarget(torch.device("cpu"), torch.bfloat16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 def test_the_kernels_pass_the_self_test():
     assert self_test(attend, HERE) is None

@@ -43,6 +43,7 @@ def wandb(monkeypatch, tmp_path):
     module.teardown()
 
 
+@pytest.mark.slow
 def test_an_offline_wandb_run_keeps_its_id_when_resumed_and_has_every_line_of_the_log(tmp_path, trained, wandb):
     from wandb.proto.wandb_internal_pb2 import Record
 

@@ -62,7 +62,7 @@ class Folder:
         raise OSError("no images are read")
 
 tracemalloc.start()
-source = Folder(50_000)
+source = Folder(20_000)
 inputs, classes, numbers = label_source(source, sys.argv[1])
 gc.collect()
 print(len(inputs), len(numbers), len(classes or ()), *tracemalloc.get_traced_memory())
@@ -73,5 +73,5 @@ print(len(inputs), len(numbers), len(classes or ()), *tracemalloc.get_traced_mem
 def test_the_list_of_inputs_takes_less_than_150_bytes_a_name(labels, classes):
     command = [sys.executable, "-c", MEASURE, labels]  # type checks of the tests' process would be measured, too
     *counts, kept, peak = map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())
-    assert counts == [50_000, 50_000, classes]
-    assert kept < 110 * 50_000 and peak < 150 * 50_000
+    assert counts == [20_000, 20_000, classes]
+    assert kept < 110 * 20_000 and peak < 150 * 20_000
