@@ -1,6 +1,8 @@
 """A real S3 server on this machine, and a network to it that can fail."""
 
+import functools
 import logging
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,33 @@ def s3_server() -> Iterator[tuple[str, int]]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def quick_clients() -> Iterator[None]:
+    """Let clients of S3 share its description, and load no certificates for connections without TLS: half a second."""
+    loaders = pytest.importorskip("botocore.loaders", reason="needs s3fs, of the extra dev")
+    load_once = functools.cache(functools.partial(loaders.JSONFileLoader.load_file, loaders.JSONFileLoader()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaders.JSONFileLoader, "load_file", lambda self, path: load_once(path))
+        patch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_files(s3_server) -> Any:
+    """Return the file system of the server, without the proxy."""
+    import s3fs
+
+    return s3fs.S3FileSystem(
+        endpoint_url="http://{}:{}".format(*s3_server),
+        key="not-a-key",
+        secret="not-a-secret",
+        config_kwargs={"region_name": "us-east-1"},
+        skip_instance_cache=True,
+    )
+
+
 @pytest.fixture
-def s3(s3_server, data_set, monkeypatch) -> Iterator[Store]:
+def s3(s3_server, s3_files, quick_clients, data_set, monkeypatch) -> Iterator[Store]:
     """Put the data set on the server; reads pass through a proxy that can fail."""
     import s3fs
 
@@ -51,11 +78,10 @@ def s3(s3_server, data_set, monkeypatch) -> Iterator[Store]:
     monkeypatch.setattr(retry_reads, "PAUSES_S", (0.01,) * 3)
     network = FaultyProxy(*s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", network.address)
-    files = s3fs.S3FileSystem(endpoint_url="http://{}:{}".format(*s3_server), skip_instance_cache=True)
-    files.mkdir("bucket")
-    store = Store("s3://bucket/faces", files, network)
+    s3_files.mkdir("bucket")
+    store = Store("s3://bucket/faces", s3_files, network)
     store.put(data_set)
     yield store
-    files.rm("bucket", recursive=True)
+    s3_files.rm("bucket", recursive=True)
     network.close()
     s3fs.S3FileSystem.clear_instance_cache()
