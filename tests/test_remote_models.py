@@ -268,9 +268,12 @@ def test_the_newest_checkpoint_of_a_run_on_s3_is_fetched(tmp_path, run, monkeypa
 
     files = s3fs.S3FileSystem(skip_instance_cache=True)
     files.mkdir("bucket")
-    upload(run, files)
-    assert_same_weights("s3://bucket/run", run)
-    server.stop()
+    try:
+        upload(run, files)
+        assert_same_weights("s3://bucket/run", run)
+    finally:
+        files.rm("bucket", recursive=True)  # every server of this process has the same buckets
+        server.stop()
 
 
 def test_the_newest_checkpoint_of_a_run_on_google_cloud_storage_is_fetched(tmp_path, run, monkeypatch):
