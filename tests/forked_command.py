@@ -27,6 +27,8 @@ def run_hdit(*arguments: object, environment: dict[str, str] | None = None) -> E
         )
         begun.start()
         begun.join(300)
+        begun.kill()  # in vain, unless it has taken too long
+        begun.join()
         return Ended(begun.exitcode, *((Path(folder) / name).read_bytes() for name in ("stdout", "stderr")))
 
 

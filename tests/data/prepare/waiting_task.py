@@ -27,7 +27,7 @@ class WaitingTask:
 def begin(settings: PrepareSettings, share: ArrayTask) -> WaitingTask:
     """Start a task and return it when it has begun to write."""
     begun, may_go_on = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=_prepare, args=(settings, share, begun, may_go_on))
+    process = CONTEXT.Process(target=_prepare, args=(settings, share, begun, may_go_on), daemon=True)
     process.start()
     assert begun.wait(100)
     return WaitingTask(process, may_go_on)
