@@ -30,7 +30,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield ""
     yield from _totals(comparison)
     if any(SCALED in name for series in comparison.baselines for name in series.published):
-        yield f"{SCALED}: published for another image size, and counted at this one."
+        yield f"{SCALED}: published for another input size (DiT and U-ViT: also latents), and counted at this one."
     for series in comparison.baselines:
         if len({name.removesuffix(f" {SCALED}") for name in series.published}) > 1:
             yield f"{series.name}: the published network of each size, so its growth is not that of one network."

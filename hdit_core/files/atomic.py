@@ -19,6 +19,7 @@ logger = logging.getLogger("hdit")
 
 TEMPORARY = ".tmp-"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FOLDER_RENAME_REFUSED = {errno.ENOSYS, errno.ENOTSUP}
 FOLDER_FLUSH_REFUSED = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM}
 
 
@@ -108,6 +109,18 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
             left.unlink(missing_ok=True)
 
 
+def _rename_folder(temporary: Path, final: Path) -> None:
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        if error.errno in FOLDER_RENAME_REFUSED:
+            error.strerror = (
+                f"{error.strerror}: its file system cannot rename folders, as gcsfuse without --rename-dir-limit; "
+                "choose a folder on another one"
+            )
+        raise
+
+
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `final` when the body succeeds, and is removed when it fails.
@@ -126,7 +139,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         for path in sorted(temporary.rglob("*"), reverse=True):
             (flush_folder if path.is_dir() else _flush_file)(path)
         flush_folder(temporary)
-        temporary.rename(final)
+        _rename_folder(temporary, final)
     except BaseException as error:
         _name_final(error, temporary, final)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -60,6 +60,17 @@ def test_a_folder_that_fails_half_way_leaves_no_temporary_files(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_system_that_cannot_rename_folders_is_named_with_the_fix(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError(errno.ENOSYS, "Function not implemented", str(self), None, str(target))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    expected = "cannot rename folders, as gcsfuse without --rename-dir-limit; choose a folder"
+    with pytest.raises(OSError, match=expected), atomic_folder(tmp_path / "final"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_files_left_by_killed_writers_are_removed(tmp_path):
     (tmp_path / ".tmp-step-1-99").mkdir()
     (tmp_path / ".tmp-step-1-99" / "part").touch()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_start_method, parent_process, resource_tracker
+from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hdit_core.data.format.retry_reads import StorageUnavailable
+from hdit_core.data.stop_signals import STOP_SIGNALS, signals_blocked
 from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0
@@ -38,7 +39,6 @@ POLL_S = 1.0
 GRACE_S = 5.0  # for a worker to finish its current image before it is killed
 PARENT_CHECK_S = 1.0
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _END = object()
 
 
@@ -82,23 +82,6 @@ def _begin_worker(worker: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_main_process, daemon=True).start()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block stop signals while processes start; they inherit it, this process handles a signal that came afterwards.
-
-    A scheduler's signal would otherwise kill the fork server, which starts the workers from Python 3.14 on, and with it
-    the workers.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    if get_start_method() != "fork":
-        resource_tracker.ensure_running()  # unblocks some of them when it starts
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:
@@ -222,7 +205,7 @@ def read_in_workers(
     prefetched = loader.prefetch_factor or 2
     check_shared_memory((prefetched * workers + 1) * batch_bytes, f"{workers} worker processes")
     with translate_worker_errors():
-        with _signals_blocked():
+        with signals_blocked():
             batches: Any = iter(loader)
         at_exit = partial(_kill_at_exit, batches._workers)
         atexit.register(at_exit)  # called before the exit functions that multiprocessing has registered

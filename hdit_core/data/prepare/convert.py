@@ -18,11 +18,14 @@ from hdit_core.data.prepare.transform import (
     TransformSettings,
     transform_input,
 )
+from hdit_core.data.stop_signals import STOP_SIGNALS, signals_blocked
 from hdit_core.errors import DataError
 
 BATCH_INPUTS = 8  # inputs sent to a process at a time
 BATCH_BYTES = 32 << 20  # fewer inputs if they are large: those of an archive are sent with content
 MOST_WAITING_BYTES = 256 << 20  # in all batches in progress
+START_METHOD = "spawn"  # a fork would inherit the threads of the progress bar, and their locks
+LEFT_TO_PARENT = [number for number in STOP_SIGNALS if number != signal.SIGTERM]  # by which a pool ends its workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,9 @@ def _end_with_parent() -> None:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and exit when the parent is killed; otherwise a worker would wait forever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the parent, and exit when the parent is killed; otherwise a worker would wait forever."""
+    for number in LEFT_TO_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -117,12 +121,14 @@ def convert_all(
     if workers <= 1:
         yield from (convert(task, transform) for task in tasks)
         return
-    # spawned: a fork would inherit the threads of the progress bar, and their locks
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
+    with signals_blocked(LEFT_TO_PARENT, START_METHOD):  # starts the resource tracker
+        executor = ProcessPoolExecutor(workers, get_context(START_METHOD), _begin_worker)
+    with executor as pool:
         waiting: deque[tuple[Future[list[ConvertedImage | RejectedInput]], list[InputImage]]] = deque()
         try:
             for batch in _input_batches(tasks):
-                waiting.append((pool.submit(_convert_batch, batch, transform), batch))
+                with signals_blocked(LEFT_TO_PARENT, START_METHOD):
+                    waiting.append((pool.submit(_convert_batch, batch, transform), batch))
                 while _is_full(waiting, workers):
                     yield from _results(*waiting.popleft())
             while waiting:

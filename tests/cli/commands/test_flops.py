@@ -109,7 +109,7 @@ def test_each_size_names_the_published_network_and_whether_it_is_scaled(capsys):
     text = capsys.readouterr().out
     assert "ADM-512 (scaled)  1024x1024" in text
     assert "ADM: the published network of each size, so its growth is not that of one network." in text
-    assert "(scaled): published for another image size, and counted at this one." in text
+    assert "(scaled): published for another input size (DiT and U-ViT: also latents), and counted at this one." in text
 
 
 def test_the_csv_has_a_head_and_a_line_for_each_part(capsys):
