@@ -56,6 +56,16 @@ PublicOption = Annotated[
     bool,
     typer.Option("--public", help="Make a new repository of the hub public.", rich_help_panel="Output"),
 ]
+DatasetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset",
+        metavar="OWNER/NAME",
+        help="Data set on the Hugging Face hub that the model card names as the source of the training images; "
+        "repeatable.",
+        rich_help_panel="Output",
+    ),
+]
 GridSeedOption = Annotated[
     int | None,
     typer.Option("--seed", min=0, help="Random seed of these samples.", show_default="0", rich_help_panel="Sampling"),
@@ -86,6 +96,7 @@ def export(
     program: ProgramOption = False,
     count: CountOption = None,
     seed: GridSeedOption = None,
+    dataset: DatasetOption = None,
     public: PublicOption = False,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -99,10 +110,12 @@ def export(
       hdit export runs/faces --out hf://me/faces --public
     """
     from hdit_core.generate.export.export import ExportSettings
-    from hdit_core.generate.export.push import hub_repository, push
+    from hdit_core.generate.export.push import check_dataset, hub_repository, push
 
-    _check_options(diffusers, program or file_format != "hdit", count, seed)
-    settings = ExportSettings(weights, dtype, file_format, 16 if count is None else count, seed or 0, program, device)
+    _check_options(diffusers, program or file_format != "hdit", count, seed, dataset)
+    datasets = tuple(map(check_dataset, dataset or ()))
+    num_samples = 16 if count is None else count
+    settings = ExportSettings(weights, dtype, file_format, num_samples, seed or 0, program, device, datasets)
     repository = hub_repository(to)
     if public and repository is None:
         raise UsageError("--public: only a repository on the hub is public or private; give --out hf://OWNER/NAME")
@@ -117,12 +130,16 @@ def export(
     note(f"choose a license and enter it in {to / 'README.md'}")
 
 
-def _check_options(diffusers: bool, has_format: bool, count: int | None, seed: int | None) -> None:
+def _check_options(
+    diffusers: bool, has_format: bool, count: int | None, seed: int | None, dataset: list[str] | None
+) -> None:
     """Refuse options that have no effect with others, with a UsageError."""
     if diffusers and has_format:
         raise UsageError("--diffusers: has a format of its own; leave out --program and --format")
     if diffusers and not (count is seed is None):
         raise UsageError("--diffusers: writes no image grid; leave out --count and --seed")
+    if diffusers and dataset:
+        raise UsageError("--diffusers: writes no model card; leave out --dataset")
     if count == 0 and seed is not None:
         raise UsageError("--seed: there are no samples with --count 0; leave one of them out")
 

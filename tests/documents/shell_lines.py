@@ -19,7 +19,7 @@ NOT_RUN = {
     r"dinov2": "needs weights that are downloaded",
     r"blind_face_restoration|pmrf\.safetensors|imagenet_256x256_loguniform": "needs weights that others publish",
     r"--tracker ": "needs an account; tests/train/monitor has trackers",
-    r"^hdit train mnist32-(sr|inpaint) |mapping_cond_dim": "see tests/train/test_conditional_run.py",
+    r"^hdit train mnist32-(sr|inpaint) |mapping_cond_dim": "trains with conditions; tests/train has some",
 }
 """Patterns of commands that no test runs, and the reason. All other commands are run in a sandbox."""
 

@@ -71,6 +71,11 @@ def test_every_reason_still_has_a_command(pattern):
     assert any(re.search(pattern, line.text) for line in LINES)
 
 
+def test_readers_are_told_which_commands_are_not_run():
+    page = (ROOT / "docs/reproducibility.md").read_text().partition("## The commands in these pages")[2]
+    assert re.findall(r"^- (.+)$", page.replace("`", ""), re.MULTILINE) == list(dict.fromkeys(NOT_RUN.values()))
+
+
 def test_programs_that_a_document_runs_exist(tmp_path):
     for line in LINES:
         for script in re.findall(r"\bbenchmarks/[\w/]+\.(?:py|sh|toml)", line.text):

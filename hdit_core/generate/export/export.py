@@ -65,6 +65,7 @@ class ExportSettings:
         seed: of the samples.
         program: also write a torch.export program.
         device: on which samples are generated.
+        datasets: repositories of the training images on the Hugging Face hub, `"owner/name"`, for the card.
     """
 
     weights: Weights | None = None
@@ -74,6 +75,7 @@ class ExportSettings:
     seed: int = 0
     program: bool = False
     device: str = "auto"
+    datasets: tuple[str, ...] = ()
 
 
 def without_paths(recipe: Recipe) -> Recipe:
@@ -176,6 +178,7 @@ def _facts(folder: Path, denoiser: Denoiser, settings: ExportSettings, source: M
         sheet=SHEET if num_samples else None,
         sampled=(num_samples, settings.seed),
         program=program,
+        datasets=settings.datasets,
     )
 
 

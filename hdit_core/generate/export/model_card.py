@@ -33,6 +33,7 @@ class CardFacts:
         sampled: the number of images on it, and their seed.
         program: the file of the program and its largest error, None without one.
         run: name of the run, None if unknown.
+        datasets: repositories of the training images on the hub, `"owner/name"`.
     """
 
     weights: str
@@ -45,6 +46,7 @@ class CardFacts:
     sampled: tuple[int, int] = (0, 0)
     program: tuple[str, float] | None = None
     run: str | None = None
+    datasets: tuple[str, ...] = ()
 
 
 def card(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> str:
@@ -67,6 +69,8 @@ def _front_matter(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> I
     tags = ["hdit", "hourglass-diffusion-transformer", "diffusion", "pixel-space", "image-generation"]
     tags += ["class-conditional"] if recipe.model.num_classes else []
     yield from (f"- {tag}" for tag in tags)
+    if facts.datasets:
+        yield from ("datasets:", *(f"- {name}" for name in facts.datasets))
     if record.scores:
         yield from ("metrics:", *(f"- {name}" for name in sorted(record.scores)))
         yield from _results(recipe, record, facts)

@@ -6,7 +6,8 @@ from pathlib import Path
 from hdit_core.errors import HditError, UsageError, first_line
 from hdit_core.remote_models import remote_address
 
-REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)")
+NAME = r"[\w.-]+/[\w.-]+"
+REPOSITORY = re.compile(rf"hf://({NAME})")
 
 
 def hub_repository(target: Path | str) -> str | None:
@@ -22,6 +23,17 @@ def hub_repository(target: Path | str) -> str | None:
     if match is None:
         raise UsageError(f"--out {address}: expected a folder, or hf://OWNER/NAME without a path")
     return match[1]
+
+
+def check_dataset(name: str) -> str:
+    """Return the name of a data set on the hub, `"owner/name"` or `"name"`.
+
+    Raises:
+        UsageError: it is no such name.
+    """
+    if not re.fullmatch(rf"{NAME}|[\w.-]+", name, re.ASCII):
+        raise UsageError(f"--dataset {name}: expected a data set of the Hugging Face hub, such as OWNER/NAME")
+    return name
 
 
 def push(folder: Path, repository: str, *, public: bool = False) -> str:

@@ -176,6 +176,8 @@ def test_export_gives_a_folder_that_sample_reads(ckpt, here, capsys):
     [
         (["--diffusers", "--count", "4"], "--diffusers: writes no image grid; leave out --count and --seed"),
         (["--diffusers", "--seed", "0"], "--diffusers: writes no image grid; leave out --count and --seed"),
+        (["--diffusers", "--dataset", "me/a"], "--diffusers: writes no model card; leave out --dataset"),
+        (["--dataset", "data/a/b"], "--dataset data/a/b: expected a data set of the Hugging Face hub"),
         (["--diffusers", "--program"], "--diffusers: has a format of its own"),
         (["--diffusers", "--format", "k-diffusion"], "--diffusers: has a format of its own"),
         (["--count", "0", "--seed", "3"], "--seed: there are no samples with --count 0"),

@@ -83,6 +83,12 @@ def test_the_card_describes_training_up_to_its_checkpoint(run, tmp_path):
     assert "| steps | 3 |" in text and "| final loss | 9 |" in text and "No scores were measured" in text
 
 
+def test_the_card_names_the_data_sets_of_the_hub_that_are_given(run, tmp_path):
+    exported(run, tmp_path / "out", num_samples=0, datasets=("me/faces", "mnist"))
+    front = (tmp_path / "out" / "README.md").read_text().split("---\n")[1]
+    assert "datasets:\n- me/faces\n- mnist\n" in front
+
+
 @pytest.mark.parametrize("form", ["hdit", "k-diffusion"])
 def test_an_export_names_its_run_step_and_weights_wherever_it_is_used(run, tmp_path, form):
     result = exported(run, tmp_path / "out", weights="model", format=form, num_samples=0)
