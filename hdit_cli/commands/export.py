@@ -110,24 +110,35 @@ def export(
       hdit export runs/faces --out hf://me/faces --public
     """
     from hdit_core.generate.export.export import ExportSettings
-    from hdit_core.generate.export.push import check_dataset, hub_repository, push
+    from hdit_core.generate.export.push import check_dataset, push
 
     _check_options(diffusers, program or file_format != "hdit", count, seed, dataset)
     datasets = tuple(map(check_dataset, dataset or ()))
     num_samples = 16 if count is None else count
     settings = ExportSettings(weights, dtype, file_format, num_samples, seed or 0, program, device, datasets)
-    repository = hub_repository(to)
-    if public and repository is None:
-        raise UsageError("--public: only a repository on the hub is public or private; give --out hf://OWNER/NAME")
+    repository = _repository(to, public)
     with TemporaryDirectory() as temporary:
         folder = to if repository is None else Path(temporary) / "model"
         result = _export_as(diffusers, source, folder, settings)
         if repository is not None:
             result["folder"] = push(folder, repository, public=public)
-    lines = align([(key, cell(value)) for key, value in result.items() if key != "files" and value not in (None, [])])
-    sizes = [f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in result["files"].items()]
-    emit(result, json, [*lines, *sizes])
+    emit(result, json, _lines(result, to))
     note(f"choose a license and enter it in {to / 'README.md'}")
+
+
+def _repository(to: Path, public: bool) -> str | None:
+    """Return the repository of the hub that the target names, None for a folder."""
+    from hdit_core.generate.export.push import hub_repository
+
+    repository = hub_repository(to)
+    if public and repository is None:
+        raise UsageError("--public: only a repository on the hub is public or private; give --out hf://OWNER/NAME")
+    return repository
+
+
+def _lines(result: dict[str, Any], to: Path) -> list[str]:
+    facts = [(key, cell(value)) for key, value in result.items() if key != "files" and value not in (None, [])]
+    return [*align(facts), *(f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in result["files"].items())]
 
 
 def _check_options(

@@ -61,7 +61,8 @@ def test_a_small_network_is_bound_by_its_kernel_launches_and_large_batches_hide_
     bill = plan(read_recipe("mnist32"), cluster)
     assert bill.chosen is not None and bill.chosen.roofline is not None and bill.range_seconds is not None
     assert bill.chosen.roofline.bound == "kernel launches"
-    steps, layers = 48_000 / 32, 2 * 2 + 2
+    train = read_recipe("mnist32").train
+    steps, layers = train.num_images / train.batch_size, 2 * 2 + 2
     assert bill.range_seconds == pytest.approx([steps * layers * layer_s for layer_s in reversed(LAUNCHES_S)])
     large = plan(read_recipe("mnist32", ["train.batch_size=8192"]), cluster)
     assert large.chosen is not None and large.chosen.roofline is not None

@@ -1,5 +1,7 @@
 """What preparation takes from EXIF: the orientation of the stored image, and the color space that a camera names."""
 
+from typing import Any
+
 from PIL import Image
 
 from hdit_core.data.image.color.color_space import ADOBE_RGB, NOT_NAMED, ColorSpace
@@ -43,14 +45,16 @@ def read_exif(header: Image.Image) -> Image.Exif | None:
 
 def camera_space(exif: Image.Exif | None) -> ColorSpace | None:
     """Return Adobe RGB if a camera names it in EXIF (DCF), an unknown space if it says that it is not sRGB, or None."""
-    if not exif or _EXIF_TAGS not in exif:
-        return None
-    try:
-        named = exif.get_ifd(_EXIF_TAGS).get(_COLOR_SPACE)
-        interoperability = exif.get_ifd(_INTEROPERABILITY).get(1) if named == _UNCALIBRATED else None
-    except Exception:  # as above
-        return None
-    is_adobe = named == _ADOBE or str(interoperability).strip("\0 ") == "R03"
-    if is_adobe:
+    named = _ifd(exif, _EXIF_TAGS).get(_COLOR_SPACE)
+    by_interoperability = named == _UNCALIBRATED and str(_ifd(exif, _INTEROPERABILITY).get(1)).strip("\0 ") == "R03"
+    if named == _ADOBE or by_interoperability:
         return ColorSpace(*ADOBE_RGB)
     return ColorSpace(*NOT_NAMED) if named == _UNCALIBRATED else None
+
+
+def _ifd(exif: Image.Exif | None, tag: int) -> dict[int, Any]:
+    """Return a directory of tags; empty if it is missing or broken."""
+    try:
+        return exif.get_ifd(tag) if exif else {}
+    except Exception:  # as above; Pillow 12 fails if the directory of interoperability is missing
+        return {}

@@ -119,7 +119,8 @@ def test_a_killed_job_blocks_no_other_and_does_not_count_as_running(tmp_path):
 
 def test_a_process_that_holds_the_record_too_long_is_named(tmp_path, monkeypatch):
     theirs = FolderLock(tmp_path)
-    other = Other(lambda: (theirs.acquire(), theirs.exclusive_section().__enter__()))
+    section = theirs.exclusive_section()  # released when it is garbage
+    other = Other(lambda: (theirs.acquire(), section.__enter__()))
     monkeypatch.setattr(FolderLock, "WAIT_S", 0.05)
     with pytest.raises(
         UsageError, match=r"another hdit process has held its record for .*; end .* remove .*/\.lock, and"
