@@ -32,5 +32,5 @@ def test_the_tour_runs_from_digits_to_a_score(notebook, tmp_path):
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert printed.startswith("500 images of 10 classes\n10 steps, 320 images\nfd-efficientnet-lite0-10 ")
+    assert printed.startswith("500 images of 10 classes\n20 steps, 320 images\nfd-efficientnet-lite0-10 ")
     assert any("image/png" in output.get("data", {}) for output in outputs)
