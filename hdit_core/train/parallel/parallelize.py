@@ -12,7 +12,8 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -71,7 +72,28 @@ class Parallelism:
         """Return the module to train in the network's place, so that the ranks exchange gradients."""
         if self.mesh is not None or self.ranks == 1:
             return network
-        return DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
+        module = DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
+        if self.ranks > 2 and next(network.parameters()).device.type == "cpu":
+            module.register_comm_hook(None, mean_in_rank_order)
+        return module
+
+
+def mean_in_rank_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """Return the mean of a bucket's gradients over the ranks, added in the order of the ranks; a hook for DDP.
+
+    Torch's sum over more than two ranks depends on a gradient's place in the bucket, and torch forms new buckets after
+    the first step: a resumed run would differ from an uninterrupted one in the last bits.
+    """
+    mine = bucket.buffer()
+    of_ranks = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(of_ranks, mine)
+    mine.zero_()
+    for gradients in of_ranks:
+        mine += gradients
+    mine /= len(of_ranks)
+    result: torch.futures.Future[Tensor] = torch.futures.Future()
+    result.set_result(mine)
+    return result
 
 
 def choose_parallelism(recipe: Recipe, world: World, device: torch.device) -> Parallelism:
