@@ -15,13 +15,13 @@ from types import FrameType
 from typing import NoReturn
 
 from hdit_cli.ranks import main_rank_reports_first, wait_for_main_rank
+from hdit_core.data.stop_signals import STOP_SIGNALS
 from hdit_core.errors import StoppedEarly
 from hdit_core.launch import is_main_process
 from hdit_core.progress_bar import note
-from hdit_core.train.preemption import SIGNALS as TRAINING_SIGNALS
 from hdit_core.train.preemption import watched_signals
 
-SIGNALS: tuple[signal.Signals, ...] = tuple(number for number in TRAINING_SIGNALS if number != signal.SIGINT)
+SIGNALS: tuple[signal.Signals, ...] = tuple(number for number in STOP_SIGNALS if number != signal.SIGINT)
 AGAIN_S = 2.0  # within this time a second signal is the same request: Slurm and torchrun both signal the ranks
 PATIENCE_S = 5.0  # from a signal to the end of the process, if the main thread does not get to the handler
 POLL_S = 0.05

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from hdit_core.data.stop_signals import STOP_SIGNALS
 from hdit_core.errors import WaitInterrupted
 
 logger = logging.getLogger("hdit")
@@ -20,7 +21,6 @@ logger = logging.getLogger("hdit")
 MARGIN_S = 60.0
 SLOWEST_SAVES = 2.0  # time reserved, as a multiple of the slowest save so far
 SQUEUE_TIMEOUT_S = 10.0
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 Handler = Callable[[int, FrameType | None], None]
 POLL_S = 1.0
 FIRST_LINE_S = 3.0  # from a request to the first message about the cause of a wait; the next ones after twice the time
@@ -174,7 +174,7 @@ class StopRequest:
                 if not numbers:
                     return
                 interrupts += [time.monotonic()] * (signal.SIGINT in numbers)
-                for number in sorted(set(numbers).intersection(SIGNALS)):
+                for number in sorted(set(numbers).intersection(STOP_SIGNALS)):
                     self.request(signal.Signals(number).name)  # `_handle` has to wait for compiled code to end
             if self.raised():
                 self._expedite()
@@ -244,5 +244,5 @@ def stop_signals(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
     """
     request = StopRequest(stop_file, deadline)
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()  # by nohup
-    with watched_signals(dict.fromkeys(set(SIGNALS) - ignored, request._handle), request._watch):
+    with watched_signals(dict.fromkeys(set(STOP_SIGNALS) - ignored, request._handle), request._watch):
         yield request

@@ -10,8 +10,8 @@ from pathlib import Path
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.status import read_status
+from hdit_core.data.stop_signals import STOP_SIGNALS
 from hdit_core.errors import StoppedEarly
-from hdit_core.train.preemption import SIGNALS
 from hdit_core.train.run import train
 from tests.train.ranks import started
 
@@ -61,7 +61,7 @@ def wait_until(true, what):
 
 def ask(moments, run, ranks):
     """Ask a rank to end, by a signal, by two, or by the file; return how."""
-    how = moments.choice([*SIGNALS, "STOP"])
+    how = moments.choice([*STOP_SIGNALS, "STOP"])
     if how == "STOP":
         stop_file(run).touch()
         return "STOP"

@@ -14,11 +14,12 @@ from hdit_core.checkpoint.layout import checkpoint_folder, recipe_file, status_f
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.status import write_status
+from hdit_core.data.stop_signals import STOP_SIGNALS
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
 from hdit_core.recipe.read import read_recipe
 from hdit_core.train.monitor.callbacks import Callbacks
-from hdit_core.train.preemption import SIGNALS, Deadline, stop_signals
+from hdit_core.train.preemption import Deadline, stop_signals
 from hdit_core.train.run import train
 from hdit_core.train.step import train_step as step_module
 
@@ -94,13 +95,13 @@ def test_a_run_that_lost_its_newest_checkpoint_is_bit_identical_at_the_end(tmp_p
 
 
 def test_every_signal_of_schedulers_is_handled_and_its_handler_restored(tmp_path):
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         with stop_signals(tmp_path / "STOP", Deadline(None, lambda: 0.0)) as stop:
             assert not stop.raised()
             os.kill(os.getpid(), number)
             assert stop.raised() and stop.reason == number.name
-    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
 
 
 def test_a_run_under_nohup_is_not_stopped_by_a_closed_terminal(tmp_path):

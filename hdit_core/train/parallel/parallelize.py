@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -78,7 +77,10 @@ class Parallelism:
         return module
 
 
-def mean_in_rank_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+def mean_in_rank_order(
+    state: None,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # torch compares the annotation
+) -> torch.futures.Future[Tensor]:
     """Return the mean of a bucket's gradients over the ranks, added in the order of the ranks; a hook for DDP.
 
     Torch's sum over more than two ranks depends on a gradient's place in the bucket, and torch forms new buckets after

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch.distributed.device_mesh import DeviceMesh
 
-from hdit_core.distributed import World
+from hdit_core.distributed import World, init_ranks
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.plan.sharding import state_bytes
 from hdit_core.train.parallel import parallelize as parallel_module
-from hdit_core.train.parallel.parallelize import Parallelism, choose_parallelism
+from hdit_core.train.parallel.parallelize import Parallelism, choose_parallelism, mean_in_rank_order
 from hdit_core.train.run import train
 from tests.train.ranks import on_ranks
 from tests.train.shared_runs import (
@@ -30,6 +30,22 @@ from tests.train.shared_runs import (
 CPU = torch.device("cpu")
 STEPS = 6  # of 8 images: twice through the data set, and more
 CLIP = 0.002  # far below any gradient's norm: all are clipped
+
+
+def means_of_two_orders():
+    """Return a rank's mean of gradients that lie in a bucket in two orders; a rank's work."""
+    rank = init_ranks("cpu").rank
+    gradients = torch.randn(1_001, generator=torch.Generator().manual_seed(rank))
+    buckets = [SimpleNamespace(buffer=mock.Mock(return_value=part.clone())) for part in (gradients, gradients.flip(0))]
+    first, second = (mean_in_rank_order(None, bucket).wait() for bucket in buckets)
+    return torch.equal(first, second.flip(0)), first.tolist()
+
+
+def test_the_mean_over_four_ranks_does_not_depend_on_the_place_in_a_bucket():
+    answers = on_ranks(4, means_of_two_orders)
+    assert answers == [(True, answers[0][1])] * 4
+    expected = sum(torch.randn(1_001, generator=torch.Generator().manual_seed(rank)) for rank in range(4)) / 4
+    assert answers[0][1] == expected.tolist()
 
 
 @pytest.fixture(scope="module")
