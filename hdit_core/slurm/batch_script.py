@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hdit_core.data.stop_signals import STOP_SIGNALS
 from hdit_core.errors import UsageError
 
 TIME = re.compile(r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}")
@@ -111,7 +112,7 @@ class Request:
 
 
 MODULE = "hdit_cli"
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # other signals kill torchrun and leave its ranks running
+SIGNALS = ",".join(number.name for number in STOP_SIGNALS)  # others kill torchrun and leave its ranks running
 LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # The store of torchrun listens on every interface, whatever address it is given. On one node the rendezvous is a file,
