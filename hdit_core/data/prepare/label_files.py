@@ -1,6 +1,7 @@
 """Label files that are given by `--labels` and `--classes`.
 
 .csv, .tsv  columns of file names and labels, such as file,label; or ImageNet's ImageId,PredictionString
+.parquet    the same columns
 .jsonl      one {"file": ..., "label": ...} per line
 .json       StyleGAN's and EDM's dataset.json, {"labels": [["00000/img00000000.png", 6], ...]}
 .txt        one label per line, in the order of the files' names, as in ImageNet's lists for its validation images
@@ -24,7 +25,7 @@ LARGEST_LABEL_FILE_BYTES = 1 << 30
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth"
 """Its numbers refer to ImageNet's own list, not to the sorted wnids: a model would learn the wrong names."""
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".json")
+_TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _INDEX_AND_LABEL = re.compile(r"[0-9]+[\s,;]+[0-9]+")  # as in image_class_labels.txt of CUB-200
 _PAIR = re.compile(r"(.+?)[\s,;]+(\S+)")
 
@@ -87,7 +88,7 @@ def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
     ending = path.suffix.lower()
     if ending not in (*_TABLES, ".txt") or not path.is_file():
         raise UsageError(
-            f"--labels {path}: expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json or .txt"
+            f"--labels {path}: expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json, .parquet or .txt"
         )
     if path.stat().st_size > LARGEST_LABEL_FILE_BYTES:
         raise DataError(f"{path}: larger than {LARGEST_LABEL_FILE_BYTES >> 20} MiB, too large for a list of labels")

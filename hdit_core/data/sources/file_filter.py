@@ -30,7 +30,7 @@ _SYSTEM_FILE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TEXT = re.compile(
-    r"(^|/)((readme|licen[cs]e|copying|authors|notice|changelog|makefile|(md5|sha1|sha256|sha512)sums?)"
+    r"(^|/)((readme|licen[cs]e|copying|authors|notice|changelog|makefile|metadata\.parquet|(md5|sha(1|256|512))sums?)"
     r"|[^/]*\.(txt|text|caption|md|rst|csv|tsv|json|jsonl|ndjson|xml|yaml|yml|toml|ini|cfg|html?|css|js|py|ipynb|sh|pdf"
     r"|docx?|xlsx?|log|url|webloc|lnk|nfo|sfv|md5|sha1|sha256|sha512|sig|asc|xmp|aae|pp3|dop|torrent|dvc|cls))$",
     re.IGNORECASE,

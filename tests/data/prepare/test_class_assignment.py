@@ -100,7 +100,7 @@ def test_an_error_in_the_labels_is_named_with_its_line(tmp_path, name, text, mes
 
 def test_labels_must_be_a_file_with_a_known_suffix(tmp_path):
     with pytest.raises(
-        UsageError, match=r"expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json or .txt"
+        UsageError, match=r"expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json, .parquet or .txt"
     ):
         labelled(["1.png"], tmp_path / "labels.xml")
 

@@ -1,8 +1,8 @@
 """Label files among the images of a folder or an archive.
 
-dataset.json                 of StyleGAN and EDM; if its "labels" are null, folders are not classes either
-metadata.csv, metadata.jsonl of Hugging Face, if they have a column of labels
-0001.cls                     next to 0001.jpg, as in webdataset shards
+dataset.json      of StyleGAN and EDM; if its "labels" are null, folders are not classes either
+metadata.csv      of Hugging Face, or metadata.jsonl or metadata.parquet, if they have a column of labels
+0001.cls          next to 0001.jpg, as in webdataset shards
 """
 
 import json
@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from hdit_core.data.sources.file_filter import common_folders, is_hidden
 from hdit_core.data.sources.labels.label_notation import MOST_CLASSES, parse_class
 from hdit_core.data.sources.labels.name_index import SharedNames
-from hdit_core.data.sources.labels.tables import csv_has_labels, find_columns, join, read_json, read_rows
+from hdit_core.data.sources.labels.tables import (
+    csv_has_labels,
+    find_columns,
+    join,
+    parquet_has_labels,
+    read_json,
+    read_rows,
+)
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, class_names
 from hdit_core.errors import DataError
@@ -23,7 +30,7 @@ logger = logging.getLogger("hdit")
 LARGEST_SIDECAR_BYTES = 1 << 30
 LARGEST_CLS_BYTES = 1 << 20
 
-_TABLES = ("dataset.json", "metadata.csv", "metadata.jsonl")
+_TABLES = ("dataset.json", "metadata.csv", "metadata.jsonl", "metadata.parquet")
 _CLS = ".cls"
 
 
@@ -87,8 +94,10 @@ def _table(files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[
     return None
 
 
-def _has_labels(content: bytes, name: str) -> bool | None:
+def _has_labels(content: bytes, name: str, where: str) -> bool | None:
     """Return whether a table has labels; None if it states that there are none."""
+    if name.endswith(".parquet"):
+        return parquet_has_labels(content, f"{where}: {name}")
     text = decode_text(content)
     if name.endswith(".csv"):
         return csv_has_labels(text)
@@ -110,7 +119,7 @@ def _by_table(
         raise DataError(f"{place}: larger than {LARGEST_SIDECAR_BYTES >> 20} MiB, too large for a table of labels")
     try:
         content = read(number)
-        has_labels = _has_labels(content, name)
+        has_labels = _has_labels(content, name, where)
     except (OSError, ValueError, RecursionError) as problem:
         raise DataError(f"{place}: cannot be read ({problem}); fix it, or choose the classes with --labels") from None
     if has_labels is None:
@@ -127,7 +136,7 @@ def _refuse_tables_of_a_part(files: Sequence[Entry], label_files: Sequence[int],
     for number in label_files:
         name, size_bytes = files[number].name, files[number].size_bytes
         try:
-            has_labels = size_bytes <= LARGEST_SIDECAR_BYTES and _has_labels(read(number), name) is not False
+            has_labels = size_bytes <= LARGEST_SIDECAR_BYTES and _has_labels(read(number), name, where) is not False
         except (OSError, ValueError, RecursionError):
             continue
         if has_labels:

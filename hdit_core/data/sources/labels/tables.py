@@ -1,15 +1,18 @@
-"""Tables of labels: file names and labels in CSV (comma, semicolon, tab), JSON lines, or StyleGAN's and EDM's JSON."""
+"""Tables of labels: file names and labels in CSV (comma, semicolon, tab), JSON lines, Parquet, or dataset.json."""
 
 import csv
 import io
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from hdit_core.data.sources.labels.label_notation import as_names
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex, normalize
 from hdit_core.data.sources.labels.text_encoding import decode_text
-from hdit_core.errors import DataError
+from hdit_core.data.sources.parquet import pyarrow_of
+from hdit_core.errors import DataError, first_line
 
 Row = tuple[int, object, object]  # line, file, label
 
@@ -113,6 +116,43 @@ def jsonl_rows(text: str, where: str) -> Iterator[Row]:
             yield line_number, *((row[columns[0]], row[columns[1]]) if columns else _unclear(row))
 
 
+def _open_parquet(content: bytes, where: str) -> Any:
+    arrow = pyarrow_of(Path(where))
+    try:
+        return arrow.parquet.ParquetFile(io.BytesIO(content))
+    except arrow.ArrowException as problem:
+        raise DataError(f"{where}: not a whole Parquet file ({first_line(problem)}); write it again") from None
+
+
+def parquet_has_labels(content: bytes, where: str) -> bool:
+    """Return whether a Parquet table has a column of files and one of labels.
+
+    Raises:
+        DataError: it is damaged, or pyarrow is not installed.
+    """
+    return find_columns(_open_parquet(content, where).schema_arrow.names) is not None
+
+
+def parquet_rows(content: bytes, where: str) -> Iterator[Row]:
+    """Yield the rows of a Parquet table with the columns file and label, some at a time.
+
+    Raises:
+        DataError: it has no such columns, it is damaged, or pyarrow is not installed.
+    """
+    file = _open_parquet(content, where)
+    columns = find_columns(file.schema_arrow.names)
+    if columns is None:
+        raise DataError(f"{where}: expected the columns file and label; found {', '.join(file.schema_arrow.names)}")
+    number = 0
+    try:
+        for batch in file.iter_batches(columns=list(columns)):
+            for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                number += 1
+                yield number, *row
+    except pyarrow_of(Path(where)).ArrowException as problem:
+        raise DataError(f"{where}: row {number + 1}: cannot be read ({first_line(problem)})") from None
+
+
 def _unclear(row: object) -> tuple[object, object]:
     return (row.get("file"), row.get("label")) if isinstance(row, dict) else (None, None)
 
@@ -158,12 +198,14 @@ def read_rows(content: bytes, ending: str, where: str) -> dict[str, str]:
 
     Args:
         content: content of the file.
-        ending: ".csv", ".tsv", ".jsonl" or ".json".
+        ending: ".csv", ".tsv", ".jsonl", ".json" or ".parquet".
         where: name of the file in messages.
 
     Raises:
         DataError: it cannot be read, or contradicts itself.
     """
+    if ending == ".parquet":
+        return _unique(parquet_rows(content, where), where)
     try:
         text = decode_text(content)
         if ending == ".json":

@@ -1,5 +1,7 @@
 """Label files among the images: dataset.json, metadata tables, .cls."""
 
+import importlib
+import io
 import json
 import unicodedata
 
@@ -105,6 +107,30 @@ def test_a_dataset_json_of_another_kind_is_ignored_and_a_damaged_one_is_refused(
 def test_hugging_face_metadata_gives_the_classes(tmp_path, name, text):
     path = write_folder(tmp_path / "f", {"0.png": b"0", "1.png": b"1", name: text.encode()})
     assert labelled(path)[:2] == ({"0.png": 1, "1.png": 0}, ("cat", "dog"))
+
+
+def as_parquet(**columns):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    buffer = io.BytesIO()
+    importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def test_hugging_face_metadata_in_parquet_gives_the_classes(tmp_path):
+    table = as_parquet(file_name=["0.png", "1.png"], text=["a dog", "a cat"], label=["dog", "cat"])
+    files = {"0.png": b"0", "1.png": b"1"}
+    assert labelled(write_folder(tmp_path / "f", files | {"metadata.parquet": table}))[:2] == (
+        {"0.png": 1, "1.png": 0},
+        ("cat", "dog"),
+    )
+    captions = as_parquet(file_name=["0.png", "1.png"], text=["a dog", "a cat"])
+    assert labelled(write_folder(tmp_path / "g", files | {"metadata.parquet": captions}))[1] is None
+    path = write_folder(tmp_path / "h", files | {"metadata.parquet": table[:-9]})
+    with pytest.raises(DataError, match=r"h: metadata.parquet: not a whole Parquet file"):
+        labelled(path)
+    (tmp_path / "labels.parquet").write_bytes(captions)
+    with pytest.raises(DataError, match=r"expected the columns file and label; found file_name, text"):
+        labelled(tmp_path / "g", str(tmp_path / "labels.parquet"))
 
 
 def test_metadata_without_labels_is_ignored(tmp_path):
