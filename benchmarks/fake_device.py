@@ -175,7 +175,7 @@ CUDA = {  # answers of a GPU that is not there
     "is_available": lambda: True,
     "device_count": lambda: 1,
     "current_device": lambda: 0,
-    "is_bf16_supported": lambda *_: True,
+    "is_bf16_supported": lambda **_: True,
     "get_device_capability": lambda *_: (9, 0),
     "get_device_name": lambda *_: "a GPU that is not there",
     "is_current_stream_capturing": lambda: False,

@@ -13,7 +13,7 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return a device by name; `"auto"` picks a GPU if there is one, `"cuda:1"` one of several.
+    """Return a device by name; `"auto"` picks a GPU if there is one, `"cuda:1"` one of several, which becomes current.
 
     Raises:
         UsageError: this machine has no such device.
@@ -27,17 +27,33 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UsageError(f"--device {name}: this machine has no such device; available: {available}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices")
+    if kind == "cuda" and index:
+        torch.cuda.set_device(int(index))  # streams, events and graphs belong to the current device
     return torch.device(name)
+
+
+def require_float64(device: torch.device, what: str) -> None:
+    """Refuse a device without float64.
+
+    Args:
+        device: of a computation.
+        what: the computation, in the message.
+
+    Raises:
+        UsageError: the device is an Apple GPU.
+    """
+    if device.type == "mps":
+        raise UsageError(f"--device {device}: {what} needs float64, which Apple GPUs do not have; use --device cpu")
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the model's matrix products for `train.precision` on a device.
 
-    `"auto"` is bfloat16 on GPUs that support it and float32 elsewhere: CPUs without matrix units for bfloat16 are
-    several times slower with it.
+    `"auto"` is bfloat16 on GPUs that multiply it (Ampere and later) and float32 elsewhere: older GPUs emulate it, and
+    CPUs without matrix units for it are several times slower.
     """
     if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from hdit_core.devices import pick_device
 from hdit_core.errors import HditError, OtherRankFailed, UsageError
@@ -191,13 +191,21 @@ def _stay_inside() -> None:
 
 def hosts_store(rank: int) -> bool:
     """Return whether this rank hosts the ranks' store: the main one, unless torchrun does."""
-    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return rank == 0 and not _torchrun_hosts_store()
+
+
+def _torchrun_hosts_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _store(launch: LaunchInfo, timeout: timedelta) -> Store:
     """Return the ranks' store: torchrun's, or else one that the main rank hosts."""
     if not hosts_store(launch.rank):
-        return TCPStore(launch.address, launch.port, launch.size, False, timeout)
+        store = TCPStore(launch.address, launch.port, launch.size, False, timeout)
+        if not _torchrun_hosts_store():
+            return store
+        # torchrun's store outlives its ranks: those that it restarts must not read the keys of the former ones
+        return PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if not launch.one_node:
         return TCPStore(launch.address, launch.port, launch.size, True, timeout)
     try:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hdit_core.checkpoint.denoiser import setup_notes
-from hdit_core.devices import precision_of
+from hdit_core.devices import compute_dtype, pick_device, precision_of, require_float64
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor, full_precision, open_extractor
 from hdit_core.model.hourglass import HourglassTransformer
 
@@ -35,6 +36,28 @@ def test_freed_memory_is_reused():
         return int(done.stdout)
 
     assert new_pages("kept") < 1000 < new_pages("plain")
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert compute_dtype("auto", torch.device("cuda")) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert compute_dtype("auto", torch.device("cuda")) == torch.bfloat16
+
+
+def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert [str(pick_device(name)) for name in ("cuda:1", "cuda", "cpu")] == ["cuda:1", "cuda", "cpu"]
+    assert current == [1]
+
+
+def test_apple_gpus_are_refused_where_float64_is_needed():
+    require_float64(torch.device("cpu"), "the likelihood")
+    with pytest.raises(UsageError, match=r"--device mps: the likelihood needs float64, .*; use --device cpu"):
+        require_float64(torch.device("mps"), "the likelihood")
 
 
 def test_the_precision_on_a_gpu_is_described():

@@ -1,10 +1,12 @@
 """The rank of a process, from the environment of torchrun and srun."""
 
 import socket
+from datetime import timedelta
 
 import pytest
+from torch.distributed import TCPStore
 
-from hdit_core.distributed import gpu_of, init_ranks
+from hdit_core.distributed import _store, gpu_of, init_ranks
 from hdit_core.errors import HditError, UsageError
 from hdit_core.launch import LaunchInfo, _is_batch_script, first_host, is_main_process, read_launch_info, step_tasks
 from tests.ports import take_port
@@ -121,6 +123,20 @@ def test_a_port_that_is_in_use_is_reported(monkeypatch):
             monkeypatch.setenv(name, text)
         with pytest.raises(UsageError, match=r"port \d+ .* is not available .* set MASTER_PORT"):
             init_ranks("cpu")
+
+
+def test_ranks_that_torchrun_restarts_do_not_read_the_keys_of_the_former_ones(monkeypatch):
+    patience = timedelta(seconds=60)
+    torchruns = TCPStore("127.0.0.1", 0, is_master=True, timeout=patience, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    stores = []
+    for attempt in "011":
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        stores.append(_store(LaunchInfo(0, 2, 0, address="127.0.0.1", port=torchruns.port), patience))
+    stores[0].set("hdit/lost", "rank 1")
+    assert not stores[1].check(["hdit/lost"])
+    stores[1].set("hdit/lost", "rank 0")
+    assert stores[2].get("hdit/lost") == b"rank 0" and stores[0].get("hdit/lost") == b"rank 1"
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -14,6 +14,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from hdit_core.devices import require_float64
 from hdit_core.diffusion.runge_kutta import Slope, integrate
 from hdit_core.diffusion.samplers.sampler_state import Denoise, call_denoiser
 from hdit_core.randomness import stream
@@ -117,7 +118,9 @@ def log_likelihood(
 
     Raises:
         NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
+        UsageError: the device has no float64.
     """
+    require_float64(images.device, "the likelihood")
     ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log()
     start_spread, end_spread = _spread(ends).tolist()
     scaled = images.double().flatten(1) / start_spread

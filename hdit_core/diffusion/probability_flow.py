@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from hdit_core.devices import require_float64
 from hdit_core.diffusion.runge_kutta import integrate
 from hdit_core.diffusion.samplers.sampler_state import Denoise, call_denoiser
 
@@ -46,7 +47,9 @@ def solve_pf_ode(
 
     Raises:
         NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
+        UsageError: the device has no float64.
     """
+    require_float64(x.device, "the probability-flow ODE")
     shape, direction, calls = x.shape[1:], 1 if sigma_end > sigma else -1, 0
 
     def slope(t: Float64[Tensor, "B"], scaled: Float64[Tensor, "B S"]) -> Float64[Tensor, "B S"]:

@@ -1,5 +1,6 @@
 """From a recipe and a directory to a finished run: starts it, forks it, or resumes its newest valid checkpoint."""
 
+import gc
 import logging
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -107,8 +108,9 @@ def _fit(context: RunContext, initial: InitialWeights) -> State:
         try:
             return _trainer(context, skips, initial).fit()
         except RollBack as problem:
-            logger.warning("%s; back to the last checkpoint, skipping the images of that step", problem)
+            logger.warning("%s; back to the last checkpoint, skipping the images of that step", str(problem))
             skips = problem.skips
+        gc.collect()  # the former trainer is in reference cycles, with its weights and its optimizer's state
 
 
 @dataclass(frozen=True)

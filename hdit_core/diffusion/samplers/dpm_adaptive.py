@@ -147,7 +147,7 @@ def dpm_adaptive(
         tolerance = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
         error = mean_of_each(((low - high) / tolerance) ** 2).sqrt()
 
-        passed, h_next = check_step(error.double().cpu(), h)
+        passed, h_next = check_step(error.cpu().double(), h)
         accepted = passed & ~finished
         pick = rearrange(accepted, "b -> b 1 1 1").to(x.device)
         x, before, t = torch.where(pick, high, x), torch.where(pick, low, before), torch.where(accepted, t + h, t)

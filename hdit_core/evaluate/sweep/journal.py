@@ -12,7 +12,7 @@ from typing import Any
 
 from hdit_core import jsonl
 from hdit_core.errors import DataError, UsageError
-from hdit_core.evaluate.metrics.confidence_intervals import NORMAL_QUANTILE
+from hdit_core.evaluate.metrics.confidence_intervals import T_QUANTILE
 from hdit_core.evaluate.sweep.search_space import Point
 from hdit_core.files import read_json, write_atomic
 from hdit_core.recipe.diff import describe_differences, differences
@@ -34,7 +34,7 @@ class Trial:
     @property
     def margin(self) -> float:
         """Half of the 95 % interval; NaN if the standard error is unknown."""
-        return math.nan if self.standard_error is None else NORMAL_QUANTILE * self.standard_error
+        return math.nan if self.standard_error is None else T_QUANTILE * self.standard_error
 
     def to_json(self) -> dict[str, Any]:
         """Return the trial as a line of the journal."""

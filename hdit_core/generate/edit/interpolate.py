@@ -71,7 +71,8 @@ def slerp(
 
     Between independent normal noise every result is normal noise again, unlike the middle of a straight line.
     """
-    cosine = (a.double() * b.double()).sum() / (a.double().norm() * b.double().norm())
+    wide_a, wide_b = a.cpu().double(), b.cpu().double()  # not every GPU has float64
+    cosine = (wide_a * wide_b).sum() / (wide_a.norm() * wide_b.norm())
     angle = cosine.clamp(-1, 1).acos().item()
     if FLAT < angle < torch.pi - FLAT:
         weights = torch.stack([(1 - fractions) * angle, fractions * angle]).sin() / torch.tensor(angle).double().sin()
@@ -125,7 +126,7 @@ def interpolate(pipeline: SamplingPipeline, a: Endpoint, b: Endpoint, frames: in
     check_endpoints([a, b], pipeline.settings)
 
     def generate_batch(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
-        fractions = torch.tensor(indices, dtype=torch.float64, device=pipeline.device) / (frames - 1)
+        fractions = torch.tensor(indices, dtype=torch.float64) / (frames - 1)
         x = float(pipeline.sigmas[0]) * slerp(a.start.to(pipeline.device), b.start.to(pipeline.device), fractions)
         denoise = _denoise_between(pipeline, a.class_id, b.class_id, fractions)
         return pipeline.sample(x, pipeline.sigmas, _noise_between(pipeline, a.index, b.index, fractions), denoise)
@@ -158,4 +159,4 @@ def _denoise_between(
     if a == b:
         return denoise_a
     weight = rearrange(fractions, "b -> b 1 1 1")
-    return lambda x, sigma: torch.lerp(denoise_a(x, sigma), denoise_b(x, sigma), weight.to(x.dtype))
+    return lambda x, sigma: torch.lerp(denoise_a(x, sigma), denoise_b(x, sigma), weight.to(x))

@@ -1,13 +1,14 @@
 """Neighborhood attention with NATTEN (https://natten.org) on CUDA.
 
-`functional.na2d` of version 0.20 and later takes the layout `[B, H, W, N, D]`; the older `has_fused_na`, `na2d_qk` and
-`na2d_av` no longer exist. NATTEN selects its kernel itself: `hopper-fna` on compute capability 9.0 and `blackwell-fna`
-on 10.0 and 10.3, each for 16-bit dtypes and certain head dimensions; otherwise `cutlass-fna`, from capability 6.0 on,
-also for float32 and for any head dimension that is a multiple of 8.
+NATTEN selects its kernel itself: `hopper-fna` on compute capability 9.0 and `blackwell-fna` on 10.0 and 10.3, each for
+16-bit dtypes and certain head dimensions; otherwise `cutlass-fna`, from capability 6.0 on, also for float32 and for any
+head dimension that is a multiple of 8.
+
+Versions before 0.21.7 are not used: `cutlass-fna` could give NaN gradients of v and strides overflowed 32 bits, and
+before 0.21.5 torch.compile could not trace it.
 """
 
 import importlib
-import inspect
 import re
 from typing import Any
 
@@ -17,9 +18,7 @@ from torch import Tensor
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.self_test import self_test
 
-MIN_VERSION = (0, 20)
-MIN_CUTLASS_VERSION = (0, 21, 7)  # before: NaN gradients of v in `cutlass-fna`, and strides that overflowed 32 bits
-MIN_TRACEABLE_VERSION = (0, 21, 5)  # before: a graph break in torch.compile
+MIN_VERSION = (0, 21, 7)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 EAGER_FLEX = "flex-fna"  # its fallback, uncompiled FlexAttention; the flex backend compiles it
 
@@ -48,7 +47,7 @@ def unavailable(target: KernelTarget) -> str | None:
 
 def _unfit(module: Any, target: KernelTarget) -> str | None:
     if version(module) < MIN_VERSION:
-        return "is too old; 0.20 or later is needed"
+        return "is too old; 0.21.7 or later is needed"
     if not getattr(module, "HAS_LIBNATTEN", True):
         return "was built without its CUDA kernels (libnatten); install the build for this torch and CUDA"
     if target.dtype not in DTYPES:
@@ -56,18 +55,16 @@ def _unfit(module: Any, target: KernelTarget) -> str | None:
     selected = kernel(module, target)
     if selected in (None, EAGER_FLEX):
         return f"has no kernel for {target.device_name}, {target.dtype_name}, head_dim = {target.head_dim}"
-    if selected == "cutlass-fna" and version(module) < MIN_CUTLASS_VERSION:
-        return "selects its cutlass-fna kernel, whose gradients can be NaN; 0.21.7 or later is needed"
     return self_test(attend, target)
 
 
+@torch.inference_mode(False)
 def kernel(module: Any, target: KernelTarget) -> str | None:
     """Return the kernel that NATTEN selects for training on a target, or None if it has none."""
     probe = torch.empty(1, 8, 8, 1, target.head_dim, device=target.device, dtype=target.dtype, requires_grad=True)
     choose = importlib.import_module("natten.backends").choose_backend
-    tensors = len(inspect.signature(choose).parameters) - 1  # one of them in 0.20.0; q, k and v later
     try:
-        return str(choose(*[probe] * tensors, torch_compile=False))
+        return str(choose(probe, probe, probe, torch_compile=False))
     except NotImplementedError:
         return None
 
@@ -75,25 +72,12 @@ def kernel(module: Any, target: KernelTarget) -> str | None:
 def describe(target: KernelTarget) -> str:
     """Return the backend's name in the log, such as `natten 0.21.7 hopper-fna (CUDA 9.0)`."""
     module = importlib.import_module("natten")
-    name = f"natten {module.__version__} {kernel(module, target)} ({target.device_name})"
-    return name if _traceable() else f"{name}, which torch.compile cannot trace; it traces 0.21.5 and later"
-
-
-@torch.compiler.assume_constant_result
-def _traceable() -> bool:
-    return version(importlib.import_module("natten")) >= MIN_TRACEABLE_VERSION
-
-
-def _na2d(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
-    from natten.functional import na2d
-
-    attended: Tensor = na2d(q, k, v, kernel_size=kernel_size, scale=1.0)
-    return attended
-
-
-_untraced_na2d = torch.compiler.disable(_na2d)
+    return f"natten {module.__version__} {kernel(module, target)} ({target.device_name})"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
     """Return neighborhood attention `[B, H, W, N, D]`; see `neighborhood_attention`, which checks the arguments."""
-    return _na2d(q, k, v, kernel_size) if _traceable() else _untraced_na2d(q, k, v, kernel_size)
+    from natten.functional import na2d
+
+    attended: Tensor = na2d(q, k, v, kernel_size=kernel_size, scale=1.0)
+    return attended

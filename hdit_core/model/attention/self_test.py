@@ -15,6 +15,7 @@ KERNEL_SIZE = 5
 TOLERANCE = 0.02  # relative to the largest number; 16-bit errors are 0.005, a missing scale more than 0.1
 
 
+@torch.inference_mode(False)  # a first forward pass in inference mode tests the gradients too
 def self_test(attend: AttentionFn, target: KernelTarget) -> str | None:
     """Return how `attend(q, k, v, kernel_size)` fails on a target, or None if it passes.
 

@@ -72,7 +72,8 @@ class Parallelism:
         if self.mesh is not None or self.ranks == 1:
             return network
         module = DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
-        if self.ranks > 2 and next(network.parameters()).device.type == "cpu":
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        if self.ranks > 2 and (on_cpu or torch.are_deterministic_algorithms_enabled()):
             module.register_comm_hook(None, mean_in_rank_order)
         return module
 

@@ -129,7 +129,7 @@ def test_the_reference_and_every_candidate_report_progress_from_the_first_image_
 
 def test_candidates_whose_interval_contains_the_winner_are_ties():
     points = [Point("ema", guidance) for guidance in (1.0, 2.0, 3.0, 4.0)]
-    rows = [(3.0, 0.1), (3.19, 0.1), (3.2, 0.1), (9.0, None)]
+    rows = [(3.0, 0.1), (3.22, 0.1), (3.23, 0.1), (9.0, None)]
     last = tuple(Trial(point, 16, *row) for point, row in zip(points, rows, strict=True))
     assert ties(points[0], (Trial(points[2], 8, 1.0, 0.1), *last)) == (points[1], points[3])
 

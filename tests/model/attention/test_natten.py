@@ -1,4 +1,4 @@
-"""NATTEN from 0.20 to the newest version, by a fake module with its interface, and the real one if it is installed.
+"""NATTEN, by a fake module with its interface, and the real one if it is installed.
 
 No GPU is needed: the fake computes attention by its definition, and reports the kernels that NATTEN would select.
 """
@@ -18,17 +18,9 @@ HERE = KernelTarget(torch.device("cpu"), torch.float32, 8)
 
 
 def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, backend=None):
-    """Has the signature of versions 0.20 to 0.21.7, without tuning arguments; the default scale is 1 / sqrt(D)."""
+    """Has the signature of version 0.21.7, without tuning arguments; the default scale is 1 / sqrt(D)."""
     assert stride == dilation == 1 and not is_causal and backend is None
     return brute_force(query * (scale or query.shape[-1] ** -0.5), key, value, kernel_size)
-
-
-def hopper_0_20_0(input_tensor, torch_compile):
-    return "hopper-fna"
-
-
-def hopper(query, key, value, torch_compile):
-    return "hopper-fna"
 
 
 def choose(query, key, value, torch_compile):
@@ -55,23 +47,17 @@ def install(monkeypatch):
     return put
 
 
-@pytest.mark.parametrize(
-    ("version", "choose"),
-    [("0.20.0", hopper_0_20_0), ("0.20.1", hopper), ("0.21.0", hopper), ("0.21.5+torch290cu128", hopper)],
-)
-def test_natten_from_version_0_20_on_is_used(install, version, choose):
-    install(version, choose=choose, HAS_LIBNATTEN=True)
+@pytest.mark.parametrize("version", ["0.21.7", "0.21.7+torch2130cu130", "0.22.0"])
+def test_natten_from_version_0_21_7_on_is_used(install, version):
+    install(version, HAS_LIBNATTEN=True)
     assert natten.unavailable(HERE) is None
-    assert natten.describe(HERE).startswith(f"natten {version} hopper-fna (CPU)")
+    assert natten.describe(HERE) == f"natten {version} cutlass-fna (CPU)"
 
 
-@pytest.mark.parametrize("version", ["0.20.0", "0.21.6", "0.21.6+torch2110cu130"])
-def test_cutlass_fna_is_not_used_before_0_21_7(install, version):
+@pytest.mark.parametrize("version", ["0.17.5", "0.20.0", "0.21.6", "0.21.6+torch2110cu130"])
+def test_older_versions_are_not_used(install, version):
     install(version)
-    expected = "selects its cutlass-fna kernel, whose gradients can be NaN; 0.21.7 or later is needed"
-    assert natten.unavailable(HERE) == f"natten {version} {expected}"
-    install("0.21.7")
-    assert natten.unavailable(HERE) is None
+    assert natten.unavailable(HERE) == f"natten {version} is too old; 0.21.7 or later is needed"
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids=str)
@@ -93,8 +79,6 @@ def none(query, key, value, torch_compile):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"version": "0.17.5"}, "natten 0.17.5 is too old; 0.20 or later is needed"),
-        ({"version": "0.19.0+torch260"}, "is too old"),
         (
             {"HAS_LIBNATTEN": False},
             "natten 0.21.7 was built without its CUDA kernels (libnatten); install the build",
@@ -150,17 +134,15 @@ def test_a_build_that_cannot_be_imported_is_reported_in_one_line(monkeypatch):
     assert natten.unavailable(HERE) == f"{expected}; install the build for this torch"
 
 
-@pytest.mark.parametrize(("version", "breaks"), [("0.21.1", 1), ("0.21.5", 0)])
-def test_torch_compile_traces_natten_from_0_21_5_on(install, version, breaks):
+def test_torch_compile_traces_natten(install):
     def cheap(q, k, v, kernel_size, scale):
         return q * scale + k * kernel_size + v
 
-    install(version, na2d=cheap)
+    install(na2d=cheap)
     q, k, v, _ = random_qkv(*CASES[0][:-1])
     torch._dynamo.reset()
     found = torch._dynamo.explain(lambda q, k, v: natten.attend(q + 1, k, v, 3) * 2)(q, k, v)
-    assert found.graph_break_count == breaks
-    assert ("which torch.compile cannot trace" in natten.describe(HERE)) == bool(breaks)
+    assert found.graph_break_count == 0
 
 
 def test_the_real_natten_computes_the_definition():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from hdit_core.errors import UsageError
-from hdit_core.model.attention import flex, natten, triton
+from hdit_core.model.attention import flex, natten, tiled, triton
 from hdit_core.model.attention import native as native_backend
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.neighborhood_backends import BACKENDS, availability, select_backend, selected_backends
+from hdit_core.model.attention.self_test import self_test
 from hdit_core.recipe.model import ModelRecipe
 
 CPU = KernelTarget(torch.device("cpu"), torch.float32, 64)
@@ -34,6 +35,11 @@ def gpu(monkeypatch):
     monkeypatch.setattr(natten, "unavailable", lambda place: "natten is not installed")
     monkeypatch.setattr(flex, "self_test", lambda attend, place: None)
     return monkeypatch
+
+
+@torch.inference_mode()
+def test_a_backend_is_tested_with_gradients_also_by_a_first_use_without_them():
+    assert self_test(tiled.attend, dataclasses.replace(CPU, head_dim=8)) is None
 
 
 # --- automatic selection ---------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Loss spikes are reported; if the recipe allows it, the run rolls back and skips their images, exactly."""
 
+import gc
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.state import SkippedImages, StepHistory
 from hdit_core.data.loader.bucket_order import BatchSizePhase
 from hdit_core.errors import NumericalError, StoppedEarly
+from hdit_core.train import run as run_module
 from hdit_core.train.monitor import spikes as spikes_module
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.spikes import WINDOW, find_spikes, is_spike, with_step_history
@@ -77,6 +80,25 @@ def test_a_spike_is_reported_and_logged_and_the_run_continues(tmp_path, trained,
     record = json.loads(incident_file(tmp_path, 6).read_text())
     assert record["kind"] == "spike" and [spike["what"] for spike in record["spikes"]] == ["loss", "gradient norm"]
     assert max(range(8), key=lambda place: record["images"][place]["loss"]) == 3 and record["ranks"] == []
+
+
+def test_the_weights_before_a_rollback_are_freed(tmp_path, trained, monkeypatch, soon):
+    poisoned(monkeypatch, Poison(-1, math.nan, number=51))
+    learners, build, alive = [], run_module.build_learner, []
+
+    def counted(*args, **keys):
+        alive.append(sum(learner() is not None for learner in learners))
+        learner = build(*args, **keys)
+        learners.append(weakref.ref(learner))
+        return learner
+
+    monkeypatch.setattr(run_module, "build_learner", counted)
+    gc.disable()
+    try:
+        train(trained({"train.rollback": 1}), tmp_path)
+    finally:
+        gc.enable()
+    assert alive == [0, 0]
 
 
 @pytest.mark.parametrize(("value", "stop"), [(math.nan, False), (1e4, True)])

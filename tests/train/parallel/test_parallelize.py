@@ -48,6 +48,27 @@ def test_the_mean_over_four_ranks_does_not_depend_on_the_place_in_a_bucket():
     assert answers[0][1] == expected.tolist()
 
 
+class Replicas(torch.nn.Module):
+    """Stands for DistributedDataParallel, and keeps its hooks."""
+
+    def __init__(self, network, **_):
+        super().__init__()
+        self.hooks = []
+
+    def register_comm_hook(self, state, hook):
+        self.hooks.append(hook)
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "hooks"),
+    [("cpu", False, [mean_in_rank_order]), ("meta", False, []), ("meta", True, [mean_in_rank_order])],
+)
+def test_gradients_are_added_in_rank_order_on_cpus_and_if_asked(monkeypatch, device, deterministic, hooks):
+    monkeypatch.setattr(parallel_module, "DistributedDataParallel", Replicas)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    assert Parallelism(ranks=4).trained(torch.nn.Linear(2, 2, device=device)).hooks == hooks
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return a function: the folder of a finished run of a layout, and the inputs and messages of its ranks."""
