@@ -26,6 +26,7 @@ from tests.data.zoo_parts import (
     tiff,
 )
 
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 TRUNCATED_JPEG, ZEROS = "damaged or truncated JPEG", "filled with zeros at its end"
 
 
@@ -107,6 +108,13 @@ def pngs():
     rows = [row.tobytes() for row in np.asarray(picture())]
     missing = "fewer rows than its header says"
     yield "fewer-rows.png", Animal(png(rows[:5], 8, 2), refusal=missing)
+    yield "last-row-missing.png", Animal(png(rows[:7], 8, 2), refusal=missing)
+    yield "black-last-row.png", Animal(png([*rows[:7], bytes(36)], 8, 2))
+    for last in (6, 7):
+        passes = ADAM7[:last]
+        scans = [np.asarray(picture())[y::down, x::right] for x, y, right, down in passes]
+        data = png([row.tobytes() for scan in scans for row in scan], 8, 2, interlaced=1)
+        yield f"interlaced-{last}-of-7.png", Animal(data) if last == 7 else Animal(data, refusal=missing)
     yield "part-of-a-row.png", Animal(png([*rows[:7], rows[7][:20]], 8, 2), refusal="truncated")
     indexed = picture().quantize(8, dither=Image.Dither.NONE)
     palette = bytes(indexed.getpalette()[:24])

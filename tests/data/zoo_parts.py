@@ -61,13 +61,13 @@ def exif(orientation):
     return tags.tobytes()
 
 
-def png(rows, bits, color_type, chunks=()):
+def png(rows, bits, color_type, chunks=(), interlaced=0):
     """Write a PNG byte by byte; rows are bytes already packed."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, color_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, color_type, 0, 0, interlaced)
     body = b"".join(b"\0" + row for row in rows)
     parts = [chunk(b"IHDR", header), *(chunk(*extra) for extra in chunks), chunk(b"IDAT", zlib.compress(body))]
     return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IEND", b"")])

@@ -115,16 +115,16 @@ def _size_of_rows(width: int, height: int, bits: int, is_interlaced: bool) -> in
 def check_rows(data: bytes, image: Image.Image) -> None:
     """Refuse a PNG with fewer rows than in its header; Pillow leaves the rest black.
 
-    The rows are counted only if the last ones are black, since that takes time.
+    The rows are counted only if the last one is black or the file is interlaced, since that takes time.
 
     Raises:
         UnusableImageError: rows are missing.
     """
-    last = image.crop((0, max(0, image.height - 2), image.width, image.height))
-    extrema = last.getextrema()
-    if any(high for _, high in (extrema if isinstance(extrema[0], tuple) else (extrema,))):
-        return
     width, height, depth, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    extrema = image.crop((0, image.height - 1, image.width, image.height)).getextrema()
+    is_black = not any(high for _, high in (extrema if isinstance(extrema[0], tuple) else (extrema,)))
+    if not (is_black or interlaced):
+        return
     wanted = _size_of_rows(width, height, depth * _CHANNELS.get(color, 1), bool(interlaced))
     unpacker, found = zlib.decompressobj(), 0
     for kind, content, _, _ in _chunks(data):

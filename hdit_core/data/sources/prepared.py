@@ -49,6 +49,10 @@ class PreparedSource(ShardedSource):
         return classes
 
     def _checked(self, entry: Entry, number: int) -> Entry:
+        """Return an entry with its checksum as its time, and a problem if the index has another class."""
+        label, classes = int(self._index["label"][number]), self.classes or ()
+        if entry.problem is None and entry.class_name != (classes[label] if 0 <= label < len(classes) else None):
+            entry = Entry(entry.name, entry.size_bytes, problem="its class is not that of the index: damaged")
         return replace(entry, changed_at=int(self._index["crc32"][number]))
 
     def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:

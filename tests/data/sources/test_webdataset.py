@@ -192,6 +192,19 @@ def test_a_flipped_bit_in_a_prepared_set_is_a_reject(pictures, prepare, tmp_path
     assert source.fetch(1)
 
 
+@pytest.mark.parametrize("label", [b"1", b"x"])
+def test_a_class_number_of_a_prepared_set_that_differs_from_its_index_is_a_reject(pictures, prepare, tmp_path, label):
+    prepare(pictures, name="one")
+    shard = tmp_path / "one" / "shard-000000.tar"
+    with tarfile.open(shard) as archive:
+        place = archive.getmember("000000000.cls").offset_data
+    data = bytearray(shard.read_bytes())
+    data[place : place + 1] = label
+    shard.write_bytes(data)
+    found = problems(PreparedSource(tmp_path / "one"))
+    assert list(found.values()) == ["its class is not that of the index: damaged"]
+
+
 def test_a_data_set_whose_parts_do_not_belong_together_is_refused(pictures, prepare, tmp_path):
     prepare(pictures, name="one")
     prepare(pictures, name="two", codec="webp")
