@@ -27,7 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.errors import CheckpointError, UsageError, first_line
-from hdit_core.files import atomic_folder, cache_folder, crc32, digest, read_json, write_atomic, write_file
+from hdit_core.files import (
+    TEMPORARY,
+    atomic_folder,
+    cache_folder,
+    crc32,
+    digest,
+    read_json,
+    write_atomic,
+    write_file,
+)
 from hdit_core.locks import LockHeldError, locked
 
 logger = logging.getLogger("hdit")
@@ -40,6 +49,10 @@ EXPORT_FILES = ("weights.safetensors", "recipe.toml", "sample.toml", "classes.js
 CHECKPOINT_FILES = ("manifest.json", "state.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors")
 PROFILE = re.compile(r"ema-0\.[0-9]{3}\.safetensors")
 STEP = re.compile(r"step-[0-9]{9}")
+VERSION_KEYS = (
+    *("blob_id", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime"),
+    *("Content-MD5", "Digest", "Last-Modified"),  # of fsspec's HTTP
+)
 CACHE_GB, CACHE_GB_VARIABLE = 50.0, "HDIT_MODEL_CACHE_GB"
 DIGESTS = ".digests.json"
 WAIT_S = 3600.0  # for another process that fetches the same model
@@ -108,6 +121,9 @@ def _fetched(address: str, cache: Path) -> Path:
         with locked(cache / f"{key}.lock", wait_s=WAIT_S):
             if damaged := _damaged_file(cache / key):
                 logger.warning("%s: damaged since it was fetched; %s is fetched again", damaged, address)
+                shutil.rmtree(cache / key)
+            if (cache / key).exists() and not all(file.version for file in files):
+                logger.warning("%s: the server states no version; it is fetched again", address)
                 shutil.rmtree(cache / key)
             if not (cache / key).exists():
                 _make_room(cache, sum(file.size for file in files), address)
@@ -223,8 +239,7 @@ def _name(info: dict[str, Any]) -> str:
 
 def _file(info: dict[str, Any]) -> RemoteFile:
     sha256 = (info.get("lfs") or {}).get("sha256")
-    keys = ("blob_id", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime")
-    version = sha256 or next((str(info[key]) for key in keys if info.get(key)), "")
+    version = sha256 or next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
     if info.get("size") is None:
         raise CheckpointError(f"{info['name']}: the server does not state its size, so that it cannot be verified")
     return RemoteFile(_name(info), str(info["name"]), int(info["size"]), version, sha256)
@@ -236,7 +251,7 @@ def _fetch(store: Any, files: list[RemoteFile], folder: Path, address: str) -> N
         with atomic_folder(folder) as target, _store_errors(address):
             digests = {}
             for file in files:
-                store.get_file(file.path, str(target / file.name))
+                store.get_file(file.path, str(target / file.name), callback=_at_most(file, address))
                 fetched = digest(target / file.name)
                 if fetched.size_bytes != file.size or file.sha256 not in (None, fetched.sha256):
                     raise CheckpointError(
@@ -247,6 +262,19 @@ def _fetch(store: Any, files: list[RemoteFile], folder: Path, address: str) -> N
             write_file(target / DIGESTS, json.dumps(digests))
     except ConnectionError as problem:
         raise CheckpointError(f"{address}: the connection was lost ({problem}); try again") from None
+
+
+def _at_most(file: RemoteFile, address: str) -> Any:
+    """Return a callback of fsspec that ends a transfer of more bytes than the store reported."""
+    from fsspec.callbacks import Callback
+
+    class AtMost(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if self.value > file.size:
+                raise CheckpointError(f"{address}: {file.name} is larger than the {file.size:,} bytes announced")
+
+    return AtMost()
 
 
 def _make_room(cache: Path, needed_bytes: int, address: str) -> None:
@@ -260,7 +288,8 @@ def _make_room(cache: Path, needed_bytes: int, address: str) -> None:
             f"{address}: has {needed_bytes / 1e9:.3g} GB, but the model cache is limited to {limit / 1e9:g} GB; raise "
             f"the limit with {CACHE_GB_VARIABLE}"
         )
-    held = {path: sum(file.stat().st_size for file in path.iterdir()) for path in cache.iterdir() if path.is_dir()}
+    models = [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(TEMPORARY)]
+    held = {path: sum(file.stat().st_size for file in path.iterdir()) for path in models}
     for path in sorted(held, key=lambda path: path.stat().st_mtime):
         if sum(held.values()) + needed_bytes <= limit:
             return

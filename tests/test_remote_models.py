@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,9 +11,11 @@ from threading import Thread
 import pytest
 import torch
 
+from hdit_core import remote_models
 from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
+from hdit_core.errors import CheckpointError
 from hdit_core.generate.export.export import ExportSettings, export
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.write import recipe_toml
@@ -233,6 +236,36 @@ def test_a_file_is_fetched_by_http(tmp_path, exported, monkeypatch):
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
     server.shutdown()
     server.server_close()
+
+
+def test_a_file_that_was_replaced_on_its_server_is_fetched_again(tmp_path, exported, monkeypatch):
+    pytest.importorskip("aiohttp", reason="needs aiohttp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    served = shutil.copytree(exported, tmp_path / "served") / "weights.safetensors"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(served.parent)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/weights.safetensors"
+    for modified_s in (1_000_000_000, 1_100_000_000):
+        served.write_bytes(served.read_bytes()[:-1] + bytes([modified_s % 256]))  # as large as before
+        os.utime(served, (modified_s, modified_s))
+        remote_models._fetched.cache_clear()
+        assert remote_models.local_model(address).read_bytes() == served.read_bytes()
+    monkeypatch.setattr(remote_models, "VERSION_KEYS", ())
+    for last in (b"-", b"+"):
+        served.write_bytes(served.read_bytes()[:-1] + last)
+        remote_models._fetched.cache_clear()
+        assert remote_models.local_model(address).read_bytes()[-1:] == last
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_transfer_ends_when_it_is_longer_than_announced(tmp_path):
+    store = pytest.importorskip("fsspec", reason="needs fsspec").filesystem("memory")
+    store.pipe("/long/weights.safetensors", bytes(1_000))
+    announced = remote_models.RemoteFile("weights.safetensors", "/long/weights.safetensors", 10, "1")
+    with pytest.raises(CheckpointError, match=r"weights.safetensors is larger than the 10 bytes announced"):
+        remote_models._fetch(store, [announced], tmp_path / "model", "memory://long")
+    assert list(tmp_path.iterdir()) == []
 
 
 def upload(run, files):
