@@ -45,7 +45,8 @@ def main() -> int:
     commands = {
         "prepare": [*HDIT, "prepare-data", "mnist", "--size", "32", "--out", str(work / "data")],
         "train": [*HDIT, "train", "mnist32", "--out", str(work / "run"), *device,
-                  "--set", f'data.path="{work / "data"}"', *(few if arguments.rehearse else [])],
+                  "--set", f'data.path="{work / "data"}"', "--set", "train.compile=false",  # which would take longer
+                  *(few if arguments.rehearse else [])],
         "sample": [*HDIT, "sample", "--ckpt", str(work / "run"), "--n", n, "--out", str(work / "samples"), *device,
                    *(["--steps", "2"] if arguments.rehearse else [])],
     }  # fmt: skip

@@ -11,11 +11,12 @@ PYTHON=${PYTHON:-python3}
 # packages, caches and runs are not results; all stages share them, so that kernels are compiled once
 WORK=${WORK:-$(mktemp -d)}
 export XDG_CACHE_HOME="$WORK/cache" TRITON_CACHE_DIR="$WORK/cache/triton" TORCHINDUCTOR_CACHE_DIR="$WORK/cache/inductor"
-export PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1
+export PYTHONPYCACHEPREFIX="$WORK/pycache" PYTHONFAULTHANDLER=1
 
 # wheels that were carried along, for machines without a network
 if compgen -G "$here/wheels/*.whl" > /dev/null; then
-  "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$WORK/site" "$here"/wheels/*.whl
+  "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$WORK/site" "$here"/wheels/*.whl 2> "$OUT/pip.log" ||
+    { cat "$OUT/pip.log" >&2; exit 1; }
   export PYTHONPATH="$WORK/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"

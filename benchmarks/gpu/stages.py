@@ -1,6 +1,7 @@
 """Runs the stages one after the other, each within its time, and writes what each printed as it ends.
 
-A stage that fails or is too slow costs its own results only. `summary.json` and `summary.txt` say how each ended.
+A stage that fails or is too slow costs its own results only. `summary.json` and `summary.txt` say how each ended, and
+`results.tar.gz` has what each printed: some machines return only a few files.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -83,23 +85,25 @@ def gpu_stages(work: Path) -> list[Stage]:
     sample = partial(bench, "sample", "ffhq1024", *cuda, "--seconds", "4", "--set", "sample.batch_size=1")
     profile = partial(own, "profile_step.py", *cuda, "--recipe", "ffhq1024", "--batch-size", str(FFHQ))
     stages = [
-        Stage("environment", 20, own("environment.py", *cuda)),
-        Stage("correctness-triton", 75, correctness("--backends", "triton", "tiled")),
-        Stage("train-ffhq1024-triton", 35, train("ffhq1024", "triton", False, FFHQ)),
-        Stage("attention-256", 40, attention("256")),
-        Stage("correctness-network", 50, correctness("--network", "eager")),
+        Stage("environment", 40, own("environment.py", *cuda)),
+        Stage("correctness-triton", 110, correctness("--backends", "triton", "tiled")),
+        Stage("train-ffhq1024-triton", 40, train("ffhq1024", "triton", False, FFHQ)),
+        Stage("attention-256", 60, attention("256")),
+        Stage("correctness-network", 60, correctness("--network", "eager")),
         Stage("train-ffhq1024-triton-compiled", 75, train("ffhq1024", "triton", True, FFHQ)),
-        Stage("profile", 30, profile()),
+        Stage("profile", 40, profile()),
         Stage("train-imagenet256-compiled", 70, train("imagenet256", "auto", True, IMAGENET)),
-        Stage("resume", 50, own("resume.py", *cuda, "--work", str(work / "resume"))),
-        Stage("mnist32", 60, own("digits.py", *cuda, "--work", str(work / "mnist32"))),
+        Stage("resume", 60, own("resume.py", *cuda, "--work", str(work / "resume"))),
+        Stage("mnist32", 90, own("digits.py", *cuda, "--work", str(work / "mnist32"))),
         Stage("sample", 20, sample()),
         Stage("sample-cuda-graphs", 20, sample("--cuda-graphs")),
         Stage("correctness-compiled", 60, correctness("--network", "compiled")),
         Stage("attention-128", 30, attention("128")),
         Stage("attention-64", 30, attention("64")),
         Stage("train-imagenet256", 35, train("imagenet256", "auto", False, IMAGENET)),
-        Stage("scaling", 60, bench("scaling", *cuda, "--sizes", "256,512,1024,2048", "--width", "768")),
+        Stage(
+            "scaling", 90, bench("scaling", *cuda, "--sizes", "256,512,1024,2048", "--width", "768", "--seconds", "0.5")
+        ),
         Stage("train-ffhq1024-flex", 45, train("ffhq1024", "flex", False, FFHQ)),
         Stage("sample-compiled-cuda-graphs", 50, sample("--compile", "--cuda-graphs")),
         Stage("profile-compiled", 50, profile("--compile")),
@@ -149,6 +153,9 @@ def run(stage: Stage, out: Path, left_s: float) -> Outcome:
             os.killpg(process.pid, signal.SIGKILL)
             printed, _ = process.communicate()
             problem = f"ended after {time.monotonic() - began_at:.0f} s"
+        except BaseException:  # Ctrl-C: the stage is in a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     write(stage.name, printed, out)
     code = None if problem else process.returncode
     return Outcome(stage.name, code, time.monotonic() - began_at, problem or (last_line(out, stage) if code else ""))
@@ -175,22 +182,33 @@ def summarize(outcomes: list[Outcome], out: Path) -> None:
     (out / "summary.txt").write_text("".join(f"{line.rstrip()}\n" for line in lines))
 
 
+def pack(folder: Path, archive: Path) -> None:
+    """Write the files of a folder as an archive, in place of an earlier one."""
+    unfinished = archive.with_suffix(".part")
+    with tarfile.open(unfinished, "w:gz") as tar:
+        tar.add(folder, "results")
+    unfinished.replace(archive)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Stages of benchmarks/gpu/run.sh.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of what is not a result")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="time for all stages together")
     arguments = parser.parse_args()
-    out, began_at = arguments.out.resolve(), time.monotonic()
+    out, results, began_at = arguments.out.resolve(), arguments.work.resolve() / "results", time.monotonic()
+    results.mkdir(parents=True, exist_ok=True)
     stages = (rehearsal if arguments.rehearse else gpu_stages)(arguments.work.resolve())
     outcomes: list[Outcome] = []
     for stage in stages:
         if arguments.only and stage.name not in arguments.only:
             continue
-        left_s = float("inf") if arguments.rehearse else LIMIT_S - (time.monotonic() - began_at)
-        outcomes.append(run(stage, out, left_s))
+        left_s = float("inf") if arguments.rehearse else arguments.limit - (time.monotonic() - began_at)
+        outcomes.append(run(stage, results, left_s))
         summarize(outcomes, out)
+        pack(results, out / "results.tar.gz")
         print(f"{outcomes[-1].name}: {outcomes[-1].code} after {outcomes[-1].elapsed_s:.0f} s", file=sys.stderr)
     print((out / "summary.txt").read_text(), end="")
     return 0 if all(outcome.code == 0 for outcome in outcomes) else 1

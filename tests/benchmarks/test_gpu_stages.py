@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_the_most_important_stages_fit_into_the_time_whatever_the_others_take(tm
     limits_s = {stage.name: stage.limit_s for stage in gpu_stages(tmp_path)}
     assert LIMIT_S <= 9 * 60
     names = list(limits_s)
-    assert sum(limits_s[name] for name in names[: names.index("mnist32") + 1]) <= LIMIT_S + 60
+    assert sum(limits_s[name] for name in names[: names.index("mnist32") + 1]) <= LIMIT_S + 120
     assert sum(limits_s[name] for name in names[: names.index("profile") + 1]) <= LIMIT_S
 
 
@@ -89,7 +90,10 @@ def test_a_dry_run_runs_every_kind_of_stage(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     kinds, names = ([stage.name for stage in stages(tmp_path)] for stages in (gpu_stages, rehearsal))
     assert {name.partition("-")[0] for name in kinds} == {name.partition("-")[0] for name in names}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.tar.gz", "summary.json", "summary.txt"}
+    with tarfile.open(tmp_path / "out" / "results.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
     for name in names:
-        assert any((tmp_path / "out" / f"{name}.{ending}").stat().st_size > 2 for ending in ("json", "txt")
-                   if (tmp_path / "out" / f"{name}.{ending}").exists()), name  # fmt: skip
-    assert json.loads((tmp_path / "out" / "resume.json").read_text())["same_bits"]
+        assert any((tmp_path / "results" / f"{name}.{ending}").stat().st_size > 2 for ending in ("json", "txt")
+                   if (tmp_path / "results" / f"{name}.{ending}").exists()), name  # fmt: skip
+    assert json.loads((tmp_path / "results" / "resume.json").read_text())["same_bits"]
