@@ -154,8 +154,8 @@ def sample(
 ) -> None:
     """Generate images from a run or a checkpoint.
 
-    Image i of a seed is identical for any batch size and number of ranks. The folder --out gets one PNG per image; the
-    image grid is FOLDER-grid.png, next to it. Rerun the same command to generate the images that are missing.
+    Image i depends on the seed and i, not on batch size or number of ranks (on a CPU bit for bit). --out gets one PNG
+    per image; the grid is FOLDER-grid.png, next to it. Rerun the same command to generate the images that are missing.
 
     Examples:
       hdit sample --ckpt runs/digits --count 100 --guidance 2 --out digits

@@ -7,6 +7,7 @@ from hdit_core.plan.plan import SECONDS_PER_DAY, Choice, Plan
 from hdit_core.plan.report import memory_parts, parallel
 
 GIBI = 1 << 30
+SHOWN = {"averages": "EMA", "copies": "casts, buckets", "work_space": "temporaries"}
 
 
 def lines(plan: Plan) -> Iterator[str]:
@@ -19,7 +20,7 @@ def lines(plan: Plan) -> Iterator[str]:
 
 
 def _by_choice(plan: Plan) -> list[str]:
-    parts = [part.replace("_", " ") for part in memory_parts(plan.choices[0].memory)]
+    parts = [SHOWN.get(part, part) for part in memory_parts(plan.choices[0].memory)]
     rows = [["checkpointed levels", "micro-batch", *parts, "total", "max micro-batch", "images/s"]]
     for choice in plan.choices:
         mark = " <-" if choice is plan.chosen else ""
