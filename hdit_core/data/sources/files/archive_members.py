@@ -2,7 +2,8 @@
 
 import posixpath
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -30,8 +31,14 @@ def tidy_name(name: str) -> str:
     return re.sub(r"/(\.?/)+", "/", re.sub(r"^(\.?/+)+", "", name))
 
 
-def _follow(member: Member, found: dict[str, Member]) -> Member:
-    """Return a member with the content of its symbolic link's target."""
+def _is_folder(place: str, names: Sequence[str]) -> bool:
+    """Return whether some of the names, which are sorted, are below a path."""
+    first = bisect_left(names, f"{place}/")
+    return first < len(names) and names[first].startswith(f"{place}/")
+
+
+def _follow(member: Member, found: dict[str, Member], names: Sequence[str]) -> Member:
+    """Return a member with the content of its symbolic link's target; `names` are the sorted ones of all members."""
     place, target = member.name, member
     for _ in range(MOST_LINKS):
         if target.symbolic_link is None:
@@ -43,7 +50,7 @@ def _follow(member: Member, found: dict[str, Member]) -> Member:
         if place.startswith(("/", "../")) or place == "..":
             return replace(member, problem="a link to a target outside the archive")
         if place not in found:
-            is_folder = any(name.startswith(f"{place}/") for name in found)
+            is_folder = _is_folder(place, names)
             what = "a link to a folder, which is listed under its own name" if is_folder else "a broken link"
             return replace(member, problem=what)
         target = found[place]
@@ -90,6 +97,7 @@ def unpacked(members: Iterable[Member]) -> tuple[list[Member], list[str]]:
         found[member.name] = member
         if member.symbolic_link is not None:
             links.add(member.name)
+    names = sorted(found) if links else []
     return [
-        _follow(member, found) if member.symbolic_link is not None else member for member in found.values()
+        _follow(member, found, names) if member.symbolic_link is not None else member for member in found.values()
     ], repeated

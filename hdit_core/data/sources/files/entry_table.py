@@ -104,7 +104,7 @@ class EntryTable(RowSequence[Entry]):
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         """Pack entries, in their order."""
         self._names = _Names()
-        self._sizes = array("q")
+        self._sizes = array("Q")
         self._changed = array("Q"), array("q")  # the lower and the upper 64 bits; in tars it has 96
         self._problems, self._classes = TextColumn(), TextColumn()
         self._rows: Sequence[int] = range(0)

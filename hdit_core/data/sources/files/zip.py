@@ -5,7 +5,6 @@ import stat
 import struct
 import zipfile
 import zlib
-from lzma import LZMAError
 from pathlib import Path
 
 from hdit_core.data.format.retry_reads import is_storage_error
@@ -24,11 +23,13 @@ LONGEST_LINK_BYTES = 4096  # as in Linux
 
 _UNICODE_PATH, _UTF_8 = 0x7075, 0x800
 _FAT = 0  # the system recorded by programs for Windows
-_READABLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
+_READABLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # zipfile expands the others without limit
 _METHODS = {
     1: "Shrink",
     6: "Implode",
     9: "Deflate64",
+    12: "bzip2",
+    14: "LZMA",
     93: "Zstandard",
     95: "XZ",
     96: "JPEG",
@@ -36,7 +37,7 @@ _METHODS = {
     98: "PPMd",
     99: "AES",
 }
-_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, LZMAError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, ValueError)
 
 
 def _unicode_name(member: zipfile.ZipInfo) -> str | None:
@@ -65,7 +66,7 @@ def _problem(member: zipfile.ZipInfo) -> str | None:
         return "encrypted; decrypt the archive first"
     if member.compress_type not in _READABLE:
         method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
-        return f"compressed by {method}, which Python cannot read; unpack the archive and give the folder"
+        return f"compressed by {method}; expected Deflate or none: unpack the archive and give the folder"
     if member.file_size > LARGE_BYTES and member.file_size > MOST_EXPANSION * member.compress_size:
         return f"expands to {member.file_size:,} bytes, too many for an image"
     return size_problem(member.file_size)
@@ -113,7 +114,8 @@ class ZipSource(FileSource):
         if member.file_size > LONGEST_LINK_BYTES:
             return None, "not a regular file of the archive"
         try:
-            return self._zip.read(member).decode(errors="surrogateescape"), None
+            with self._zip.open(member) as file:
+                return file.read(LONGEST_LINK_BYTES + 1).decode(errors="surrogateescape"), None
         except _DAMAGE as problem:
             if is_storage_error(problem):
                 raise

@@ -4,13 +4,16 @@ import io
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 
 import pytest
 
 from hdit_core.data.prepare.class_assignment import label_source
+from hdit_core.data.sources.files.archive_members import Member, unpacked
 from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
@@ -151,16 +154,61 @@ def test_repeated_names_are_logged(tmp_path, caplog):
     assert "1 names occur twice, such as 'a.png'; the later file is used" in caplog.text
 
 
-@pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (93, "Zstandard"), (98, "PPMd"), (77, "method 77")])
-def test_a_compression_that_python_cannot_read_is_named(tmp_path, method, name):
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(9, "Deflate64"), (12, "bzip2"), (14, "LZMA"), (93, "Zstandard"), (98, "PPMd"), (77, "method 77")],
+)
+def test_a_compression_that_cannot_be_read_or_has_no_limit_is_named(tmp_path, method, name):
     path = write_members(tmp_path / "a.zip", [("a.png", b"0", 3, 0)])
     data = bytearray(path.read_bytes())
     directory = data.index(b"PK\x01\x02")
     data[8:10] = data[directory + 10 : directory + 12] = method.to_bytes(2, "little")
     path.write_bytes(data)
     assert problems(open_source(str(path))) == {
-        "a.png": f"compressed by {name}, which Python cannot read; unpack the archive and give the folder"
+        "a.png": f"compressed by {name}; expected Deflate or none: unpack the archive and give the folder"
     }
+
+
+def test_a_link_in_a_zip_is_never_expanded_beyond_the_longest_path(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        link = zipfile.ZipInfo("a.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, bytes(20 << 20), zipfile.ZIP_DEFLATED)
+        link.file_size = 1000
+    tracemalloc.start()
+    found = problems(open_source(str(tmp_path / "a.zip")))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found["a.png"].startswith("damaged in the archive")
+    assert peak_bytes < 4 << 20
+
+
+def test_any_size_that_a_zip_states_is_only_a_problem_of_its_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"a")
+        archive.writestr("b.png", b"b")
+        archive.filelist[0].file_size = (1 << 64) - 1
+    source = open_source(str(tmp_path / "a.zip"))
+    assert problems(source) == {"a.png": "expands to 18,446,744,073,709,551,615 bytes, too many for an image"}
+    assert contents(source) == [("b.png", b"b")]
+
+
+def test_a_broken_link_does_not_look_at_every_name():
+    comparisons = 0
+
+    def count(frame, event, called):
+        nonlocal comparisons
+        comparisons += event == "c_call" and called.__name__ == "startswith"
+
+    links = [Member(f"{number}.png", 0, 0, 0, None, symbolic_link=f"no/{number}") for number in range(200)]
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        files, _ = unpacked(links)
+    finally:
+        sys.setprofile(before)
+    assert {file.problem for file in files} == {"a broken link"}
+    assert comparisons < 10 * len(links)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ ENTRIES = st.lists(
     st.builds(
         Entry,
         TEXTS,
-        st.integers(0, 2**62),
+        st.integers(0, 2**64 - 1),
         st.integers(-(2**100), 2**100),
         st.none() | TEXTS,
         st.none() | TEXTS,
