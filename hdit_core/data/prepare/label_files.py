@@ -4,18 +4,20 @@
 .parquet    the same columns
 .jsonl      one {"file": ..., "label": ...} per line
 .json       StyleGAN's and EDM's dataset.json, {"labels": [["00000/img00000000.png", 6], ...]}
-.txt        one label per line, in the order of the files' names, as in ImageNet's lists for its validation images
+.txt        one label per line, in the order of the files' names, as in ImageNet's lists for its validation images;
+            or the name of a file and its label per line, as in Caffe's lists
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.data.sources.labels.label_notation import as_names
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex
-from hdit_core.data.sources.labels.tables import join, read_rows
+from hdit_core.data.sources.labels.tables import Row, join, read_rows, unique_labels
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.errors import DataError, UsageError
 from hdit_core.files import read_bytes
@@ -27,7 +29,7 @@ _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth"
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _INDEX_AND_LABEL = re.compile(r"[0-9]+[\s,;]+[0-9]+")  # as in image_class_labels.txt of CUB-200
-_PAIR = re.compile(r"(.+?)[\s,;]+(\S+)")
+_SEPARATOR = re.compile(r"[\s,;]+")
 
 
 def _lines(text: str) -> list[str]:
@@ -38,16 +40,37 @@ def _lines(text: str) -> list[str]:
     return lines
 
 
-def _pairs(lines: Sequence[str], names: Sequence[str]) -> dict[str, str] | None:
-    """Return the label of each file if each line is a name and a label, as in Caffe's lists; otherwise None."""
-    matches = [_PAIR.fullmatch(line) for line in lines if line]
-    index = NameIndex(names)
+def _is_file(name: str, index: NameIndex) -> bool:
     try:
-        if matches and all(match is not None and index.find(match[1]) is not None for match in matches):
-            return {match[1]: match[2] for match in matches if match is not None}
+        return index.find(name) is not None
     except AmbiguousNameError:
-        pass
+        return True
+
+
+def _pair(line: str, index: NameIndex) -> tuple[str, str] | None:
+    """Return the name of a file with which a line begins, and the rest as its label; None if it begins with none.
+
+    Names and labels may contain spaces; a label of one word is the most frequent.
+    """
+    separators = list(_SEPARATOR.finditer(line))
+    for separator in separators[-1:] + separators[:-1]:
+        if _is_file(line[: separator.start()], index):
+            return line[: separator.start()], line[separator.end() :]
     return None
+
+
+def _pairs(lines: Sequence[str], names: Sequence[str], where: str) -> dict[str, str] | None:
+    """Return the label of each name if any line begins with the name of a file, as in Caffe's lists; otherwise None."""
+    index = NameIndex(names)
+    pairs = [_pair(line, index) for line in lines]
+    if not any(pairs):
+        return None
+    rows: list[Row] = []
+    for number, (line, pair) in enumerate(zip(lines, pairs, strict=True), 1):
+        name, label = pair or (*_SEPARATOR.split(line, maxsplit=1), "")[:2]
+        if line:
+            rows.append((number, name, label))
+    return join(unique_labels(rows, where), names, where)
 
 
 def _in_order(path: Path, content: bytes, names: Sequence[str]) -> dict[str, str]:
@@ -58,8 +81,8 @@ def _in_order(path: Path, content: bytes, names: Sequence[str]) -> dict[str, str
             "take LOC_val_solution.csv, or a list with one wnid such as n01440764 per line"
         )
     lines = _lines(decode_text(content))
-    if (pairs := _pairs(lines, names)) is not None:
-        return join(pairs, names, str(path))
+    if (pairs := _pairs(lines, names, str(path))) is not None:
+        return pairs
     if len(lines) != len(names):
         raise DataError(
             f"{path}: has {len(lines):,} lines, the source {len(names):,} files; "
@@ -168,6 +191,6 @@ def read_classes(location: str) -> tuple[str, ...]:
     if not classes:
         raise DataError(f"{location}: has no classes")
     if len(set(classes)) != len(classes):
-        twice = next(name for number, name in enumerate(classes) if name in classes[:number])
+        twice = Counter(classes).most_common(1)[0][0]
         raise DataError(f"{location}: has the class {twice!r} twice")
     return tuple(classes)

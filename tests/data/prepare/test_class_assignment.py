@@ -147,7 +147,16 @@ def test_a_table_of_another_system_gives_the_same_labels(tmp_path, ending, conte
         ("l.csv", b"file,label\nz/9.png,a\n", "none of its 1 names is a file of the source"),
         ("l.csv", b"file,label\nx/0.png,a,b\n", "l.csv:2: has 3 fields where the first line names 2 columns"),
         ("l.csv", b"file,label,class_id,category\nx/0.png,a\n", "has 2 fields where the first line names 4"),
-        ("l.csv", b"file,class,category\nx/0.png,a,b\n", "its first line must name the columns file,label"),
+        ("l.csv", b"file,class,category\nx/0.png,a,b\n", "l.csv: classes in several columns, class, category; rename"),
+        ("l.csv", b"id,path,label\n0,x/0.png,a\n", "l.csv: names of files in several columns, id, path; rename the"),
+        (
+            "l.jsonl",
+            b'{"file": "x/0.png", "class": 1, "target": 2}',
+            "l.jsonl:1: classes in several columns, class, ta",
+        ),
+        ("l.txt", b"x/0.png cat\n0.png dog\n", "'0.png' could be 'x/0.png' or 'y/0.png'; write the folder"),
+        ("l.txt", b"x/0.png cat\n\ny/0.png\n", "l.txt:3: expected a file and a label, found 'y/0.png' and ''"),
+        ("l.txt", b"x/0.png cat\ny/0.png dog\nx/0.png dog\n", "l.txt:3: 'x/0.png' has two labels, 'cat' and 'dog'"),
         ("l.csv", "file,label\nx/0.png,caf\xe9\n".encode("latin-1"), "byte 22 is not UTF-8; save it as UTF-8"),
         (
             "l.csv",
@@ -163,6 +172,16 @@ def test_ambiguous_labels_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         labelled(["x/0.png", "y/0.png"], tmp_path / name)
+
+
+def test_a_list_in_which_a_line_begins_with_the_name_of_a_file_has_a_name_and_a_label_per_line(tmp_path):
+    names = ["a.png", "my cat.png", "c.png"]
+    (tmp_path / "l.txt").write_text("a.png golden retriever\nmy cat.png tabby\nd.png tabby\n")
+    classes, problems = labelled(names, tmp_path / "l.txt")
+    assert classes == {"a.png": "golden retriever", "my cat.png": "tabby", "c.png": None, "d.png": "tabby"}
+    assert problems == {"c.png": "no label in l.txt", "d.png": "named in l.txt, not found"}
+    (tmp_path / "l.txt").write_text("golden retriever\ntabby cat\nlabel of a c.png\n")
+    assert set(labelled(names, tmp_path / "l.txt")[0].values()) == {"golden retriever", "tabby cat", "label of a c.png"}
 
 
 def test_numbers_as_pandas_writes_them_are_one_class(tmp_path):

@@ -214,6 +214,12 @@ def test_an_invalid_list_of_classes_is_refused(tmp_path, name, text, error, mess
         read_classes(str(tmp_path / name))
 
 
+def test_a_class_that_a_long_list_repeats_is_found_without_comparing_all_pairs(tmp_path):
+    (tmp_path / "c.txt").write_text("\n".join(map(str, [*range(200_000), 199_999])))  # all pairs take minutes
+    with pytest.raises(DataError, match="has the class '199999' twice"):
+        read_classes(str(tmp_path / "c.txt"))
+
+
 def test_a_data_set_without_classes_gives_none(prepare, pictures, tmp_path):
     prepare(pictures, name="flat", labels="none")
     with pytest.raises(DataError, match="flat: is a data set without classes"):

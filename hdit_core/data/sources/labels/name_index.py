@@ -1,7 +1,8 @@
 """Joins names in a table to files: names may lack folders or the suffix, or come from another system."""
 
+import re
 import unicodedata
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
@@ -41,9 +42,9 @@ def _stem(name: str) -> str:
     return f"{head}{slash}{last.rpartition('.')[0] or last}"
 
 
-def _end_alike(one: str, other: str) -> bool:
-    """Return whether one path is the end of the other, folder by folder."""
-    return one == other or one.endswith(f"/{other.lstrip('/')}") or other.endswith(f"/{one.lstrip('/')}")
+def _from_the_end(path: str) -> str:
+    """Return a path with its last part first: `c/b/a/` for `a/b/c`, so that paths that end alike begin alike."""
+    return "".join(f"{part}/" for part in reversed(path.lstrip("/").split("/")))
 
 
 _FORMS: tuple[Callable[[str], str], ...] = (str, _stem, str.casefold, lambda name: _stem(name).casefold())
@@ -55,16 +56,29 @@ class NameIndex:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
         self._exact = set(self._names)
-        self._by_form: dict[int, dict[str, list[str]]] = {}
+        self._sorted: dict[int, list[tuple[str, str]]] = {}
 
-    def _candidates(self, form: int) -> dict[str, list[str]]:
-        """Return the files by the normalized last part of their name."""
-        if form not in self._by_form:
-            found = defaultdict(list)
-            for name in self._names:
-                found[_FORMS[form](normalize(name)).rpartition("/")[2]].append(name)
-            self._by_form[form] = found
-        return self._by_form[form]
+    def _by_form(self, number: int) -> list[tuple[str, str]]:
+        """Return the normalized names in a form, from the end, and the files, sorted."""
+        if number not in self._sorted:
+            form = _FORMS[number]
+            self._sorted[number] = sorted((_from_the_end(form(normalize(name))), name) for name in self._names)
+        return self._sorted[number]
+
+    def _fitting(self, number: int, key: str) -> list[str]:
+        """Return the only file of a path, else up to two that end with it, and those with which it ends."""
+        table, wanted = self._by_form(number), _from_the_end(key)
+        fitting: list[str] = []
+        for end in (wanted[: slash.end()] for slash in re.finditer("/", wanted)):
+            place = bisect_left(table, (end,))
+            near = [(path, name) for path, name in table[place : place + 2] if path.startswith(end)]
+            same = [name for path, name in near if path == end]
+            if not near:
+                break
+            if end == wanted:
+                return same if len(same) == 1 else [name for _, name in near] + fitting
+            fitting += same
+        return fitting
 
     def find(self, wanted: str) -> str | None:
         """Return the file of a name: the same path, else the only path that ends with the name; None if there is none.
@@ -78,11 +92,7 @@ class NameIndex:
             return wanted
         whole = normalize(wanted)
         for number, form in enumerate(_FORMS):
-            key = whole if form in (str, _stem) else whole.casefold()
-            near = self._candidates(number).get(key.rpartition("/")[2], ())
-            fitting = [name for name in near if _end_alike(form(normalize(name)), key)]
-            same = [name for name in fitting if form(normalize(name)) == key]
-            fitting = same if len(same) == 1 else fitting
+            fitting = self._fitting(number, whole if form in (str, _stem) else whole.casefold())
             if len(fitting) > 1:
                 raise AmbiguousNameError(f"'{wanted}' could be '{fitting[0]}' or '{fitting[1]}'")
             if fitting:

@@ -5,6 +5,7 @@ metadata.csv      of Hugging Face, or metadata.jsonl or metadata.parquet, if the
 0001.cls          next to 0001.jpg, as in webdataset shards
 """
 
+import csv
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ LARGEST_CLS_BYTES = 1 << 20
 
 _TABLES = ("dataset.json", "metadata.csv", "metadata.jsonl", "metadata.parquet")
 _CLS = ".cls"
+_UNREADABLE = (OSError, ValueError, RecursionError, csv.Error)
 
 
 def is_label_file(name: str) -> bool:
@@ -96,14 +98,15 @@ def _table(files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[
 
 def _has_labels(content: bytes, name: str, where: str) -> bool | None:
     """Return whether a table has labels; None if it states that there are none."""
+    place = f"{where}: {name}"
     if name.endswith(".parquet"):
-        return parquet_has_labels(content, f"{where}: {name}")
+        return parquet_has_labels(content, place)
     text = decode_text(content)
     if name.endswith(".csv"):
-        return csv_has_labels(text)
+        return csv_has_labels(text, place)
     if name.endswith(".jsonl"):
         rows = (json.loads(line) for line in text.split("\n") if line.strip())
-        return any(isinstance(row, dict) and find_columns(list(row)) for row in rows)
+        return any(isinstance(row, dict) and find_columns(list(row), place) for row in rows)
     document = read_json(text)
     if not isinstance(document, dict) or "labels" not in document:
         return False
@@ -120,7 +123,7 @@ def _by_table(
     try:
         content = read(number)
         has_labels = _has_labels(content, name, where)
-    except (OSError, ValueError, RecursionError) as problem:
+    except _UNREADABLE as problem:
         raise DataError(f"{place}: cannot be read ({problem}); fix it, or choose the classes with --labels") from None
     if has_labels is None:
         return SidecarLabels([files[one] for one in inputs], list(inputs), ())
@@ -137,7 +140,7 @@ def _refuse_tables_of_a_part(files: Sequence[Entry], label_files: Sequence[int],
         name, size_bytes = files[number].name, files[number].size_bytes
         try:
             has_labels = size_bytes <= LARGEST_SIDECAR_BYTES and _has_labels(read(number), name, where) is not False
-        except (OSError, ValueError, RecursionError):
+        except _UNREADABLE:
             continue
         if has_labels:
             raise DataError(

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +36,37 @@ LABEL_COLUMNS = (
 _SEPARATORS = ",;\t|"
 
 
-def _column(fields: Sequence[str], known: Sequence[str], prefer: str) -> str | None:
-    """Return the column with a known name; the preferred one if there are several."""
+def _known(fields: Sequence[str], known: Sequence[str], preferred: Sequence[str]) -> list[str]:
+    """Return the columns with the first preferred name that occurs, else those with any known name."""
     found = [field for field in fields if field.strip().lower() in known]
-    preferred = [field for field in found if field.strip().lower() == prefer]
-    return preferred[0] if len(preferred) == 1 else found[0] if len(found) == 1 else None
+    named = ([field for field in found if field.strip().lower() == name] for name in preferred)
+    return next(filter(None, named), found)
 
 
-def find_columns(fields: Sequence[str]) -> tuple[str, str] | None:
-    """Return the columns of files and labels, None if they cannot be recognized by name."""
-    file, label = _column(fields, FILE_COLUMNS, "file"), _column(fields, LABEL_COLUMNS, "label")
-    return None if file is None or label is None else (file, label)
+def find_columns(fields: Sequence[str], where: str) -> tuple[str, str] | None:
+    """Return the columns of files and labels, None if the table has none of either.
+
+    Raises:
+        DataError: several columns could be either.
+    """
+    files, labels = _known(fields, FILE_COLUMNS, ("file_name", "file")), _known(fields, LABEL_COLUMNS, ("label",))
+    if not files or not labels:
+        return None
+    for found, what, name in ((files, "names of files", "file_name"), (labels, "classes", "label")):
+        if len(found) > 1:
+            raise DataError(
+                f"{where}: {what} in several columns, {', '.join(found)}; rename the right one to '{name}', or give "
+                "--labels a table of two columns, file,label"
+            )
+    return files[0], labels[0]
 
 
-def _header(line: str) -> tuple[str, list[str]] | None:
-    """Return the separator of a table and its columns from its first line."""
+def _header(line: str, where: str) -> tuple[str, list[str], tuple[str, str]] | None:
+    """Return the separator of a table, its columns, and those of files and labels, from its first line."""
     for separator in _SEPARATORS:
         fields = next(csv.reader([line], delimiter=separator), [])
-        if len(fields) > 1 and find_columns(fields):
-            return separator, fields
+        if len(fields) > 1 and (columns := find_columns(fields, where)):
+            return separator, fields, columns
     return None
 
 
@@ -71,9 +84,14 @@ def _split_header(text: str) -> tuple[str, str]:
     return text, text.splitlines()[0] if text else ""
 
 
-def csv_has_labels(text: str) -> bool:
-    """Return whether the header of a table names a column of files and one of labels."""
-    return _header(_split_header(text)[1]) is not None
+def csv_has_labels(text: str, where: str) -> bool:
+    """Return whether the header of a table names a column of files and one of labels.
+
+    Raises:
+        DataError: it names several of either.
+        csv.Error: it cannot be read.
+    """
+    return _header(_split_header(text)[1], where) is not None
 
 
 def csv_rows(text: str, where: str) -> Iterator[Row]:
@@ -83,11 +101,10 @@ def csv_rows(text: str, where: str) -> Iterator[Row]:
         DataError: its columns are ambiguous, or the number of fields in a line differs from the number of columns.
     """
     text, first = _split_header(text)
-    header = _header(first)
+    header = _header(first, where)
     if header is None:
         raise DataError(f"{where}: its first line must name the columns file,label; found {first[:200]!r}")
-    separator, fields = header
-    file, label = find_columns(fields) or ("", "")
+    separator, fields, (file, label) = header
     at = fields.index(file), fields.index(label)
     table = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     next(table)
@@ -112,7 +129,7 @@ def jsonl_rows(text: str, where: str) -> Iterator[Row]:
     for line_number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             row = json.loads(line)
-            columns = find_columns(list(row)) if isinstance(row, dict) else None
+            columns = find_columns(list(row), f"{where}:{line_number}") if isinstance(row, dict) else None
             yield line_number, *((row[columns[0]], row[columns[1]]) if columns else _unclear(row))
 
 
@@ -128,9 +145,9 @@ def parquet_has_labels(content: bytes, where: str) -> bool:
     """Return whether a Parquet table has a column of files and one of labels.
 
     Raises:
-        DataError: it is damaged, or pyarrow is not installed.
+        DataError: several columns could be either, it is damaged, or pyarrow is not installed.
     """
-    return find_columns(_open_parquet(content, where).schema_arrow.names) is not None
+    return find_columns(_open_parquet(content, where).schema_arrow.names, where) is not None
 
 
 def parquet_rows(content: bytes, where: str) -> Iterator[Row]:
@@ -140,7 +157,7 @@ def parquet_rows(content: bytes, where: str) -> Iterator[Row]:
         DataError: it has no such columns, it is damaged, or pyarrow is not installed.
     """
     file = _open_parquet(content, where)
-    columns = find_columns(file.schema_arrow.names)
+    columns = find_columns(file.schema_arrow.names, where)
     if columns is None:
         raise DataError(f"{where}: expected the columns file and label; found {', '.join(file.schema_arrow.names)}")
     number = 0
@@ -161,7 +178,7 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return a JSON object; JSON readers keep only the last of several values of a name."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"'{twice}' occurs twice")
     return found
 
@@ -205,20 +222,24 @@ def read_rows(content: bytes, ending: str, where: str) -> dict[str, str]:
         DataError: it cannot be read, or contradicts itself.
     """
     if ending == ".parquet":
-        return _unique(parquet_rows(content, where), where)
+        return unique_labels(parquet_rows(content, where), where)
     try:
         text = decode_text(content)
         if ending == ".json":
             rows = dataset_rows(read_json(text), where)
         else:
             rows = jsonl_rows(text, where) if ending == ".jsonl" else csv_rows(text, where)
-        return _unique(rows, where)
+        return unique_labels(rows, where)
     except (ValueError, csv.Error, RecursionError) as problem:
         raise DataError(f"{where}: cannot be read as {ending[1:]} ({problem})") from None
 
 
-def _unique(rows: Iterator[Row], where: str) -> dict[str, str]:
-    """Return the labels by name; refuse a name with two labels."""
+def unique_labels(rows: Iterable[Row], where: str) -> dict[str, str]:
+    """Return the labels by name.
+
+    Raises:
+        DataError: a row is not a name and a label, or a name has two labels.
+    """
     labels: dict[str, object] = {}
     shown: dict[str, str] = {}
     for line_number, name, label in rows:

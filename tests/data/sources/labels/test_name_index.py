@@ -2,6 +2,7 @@
 
 import pytest
 
+from hdit_core.data.sources.labels import name_index
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex
 
 NAMES = ["train/000.jpg", "train/001.jpg", "test/001.jpg", "a.b/2.png", "caf\u00e9.png", "x/Same.png", "y/Same.jpg"]
@@ -36,3 +37,15 @@ def test_a_name_finds_its_file(wanted, found):
 def test_a_name_that_could_mean_several_files_is_refused(wanted):
     with pytest.raises(AmbiguousNameError, match=r"could be '.*' or '.*'"):
         NameIndex(NAMES).find(wanted)
+
+
+def test_many_files_of_one_last_part_are_normalized_once_not_once_for_each_label(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        name_index, "normalize", lambda name, real=name_index.normalize: calls.append(name) or real(name)
+    )
+    files = [f"set/{number:03}/image.png" for number in range(300)]
+    index = NameIndex(files)
+    assert [index.find(f"{number:03}/image.png") for number in range(300)] == files
+    assert index.find("deep/" * 50_000 + "set/000/image.png") == files[0]
+    assert len(calls) == 2 * 300 + 1

@@ -8,6 +8,7 @@ import unicodedata
 import pytest
 
 from hdit_core.data.prepare.class_assignment import label_source
+from hdit_core.data.sources.labels.tables import read_json
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 from tests.data.sources.files.test_folder_and_archive import contents, write_folder, write_tar, write_zip
@@ -101,6 +102,8 @@ def test_a_dataset_json_of_another_kind_is_ignored_and_a_damaged_one_is_refused(
         ("metadata.csv", "sep=;\r\nfile_name;label\r\n0.png;dog\r\n1.png;cat\r\n"),  # as Excel writes it
         ("metadata.csv", "file_name|label\n0.png|dog\n1.png|cat\n"),
         ("metadata.csv", "file_name,label\r0.png,dog\r1.png,cat\r"),
+        ("metadata.csv", "file_name,id,file,class_id,label\n0.png,7,x,1,dog\n1.png,8,y,2,cat\n"),
+        ("metadata.jsonl", '{"file_name": "0.png", "id": 7, "label": "dog"}\n{"file_name": "1.png", "label": "cat"}\n'),
         ("metadata.jsonl", '{"file_name": "0.png", "label": "dog"}\n{"file_name": "1.png", "label": "cat"}\n'),
     ],
 )
@@ -138,6 +141,35 @@ def test_metadata_without_labels_is_ignored(tmp_path):
     assert labelled(write_folder(tmp_path / "f", files))[1] == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "metadata.csv",
+            "file_name,class_id,class_name\n0.png,1,dog\n",
+            "classes in several columns, class_id, class_",
+        ),
+        (
+            "metadata.jsonl",
+            '{"id": 1, "path": "0.png", "label": "a"}',
+            "names of files in several columns, id, path; re",
+        ),
+        (
+            "metadata.csv",
+            "a" * 200_000,
+            r"cannot be read \(field larger than field limit .*; fix it, or choose the cla",
+        ),
+    ],
+)
+def test_metadata_of_which_the_columns_are_unclear_are_refused(tmp_path, name, text, message):
+    path = write_folder(tmp_path / "f", {"0.png": b"0", name: text.encode()})
+    with pytest.raises(DataError, match=f"f: {name}: {message}"):
+        labelled(path)
+    assert labelled(path, "none")[1] is None
+    parts = {"x/0.png": b"0", "y/0.png": b"0", f"x/{name}": ("a" * 200_000).encode()}
+    assert labelled(write_folder(tmp_path / "g", parts))[1] == ("x", "y")
+
+
 def test_a_line_without_a_label_among_others_is_an_error(tmp_path):
     lines = '{"file_name": "0.png", "text": "a dog"}\n{"file_name": "1.png", "label": "cat"}\n'
     path = write_folder(tmp_path / "f", {"0.png": b"0", "1.png": b"1", "metadata.jsonl": lines.encode()})
@@ -149,6 +181,9 @@ def test_a_name_that_occurs_twice_in_json_is_refused(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"0.png": b"0", "dataset.json": b'{"labels": {"0.png": 1, "0.png": 2}}'})
     with pytest.raises(DataError, match=r"dataset.json: cannot be read \('0.png' occurs twice\)"):
         labelled(path)
+    names = [f"{number}.png" for number in range(60_000)]  # a comparison of all pairs takes minutes
+    with pytest.raises(ValueError, match=r"'59999.png' occurs twice"):
+        read_json("{" + ",".join(f'"{name}": 1' for name in (*names, names[-1])) + "}")
 
 
 def test_labels_of_a_subfolder_are_refused_since_the_folders_are_not_the_classes(tmp_path):
