@@ -59,7 +59,9 @@ def decode(
             raise ValueError(f"{image.height}x{image.width} pixels where the manifest says {height}x{width}")
         # WebP has no grayscale: such an image is decoded as RGB with three equal channels.
         pixels = np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
+    except ValueError:
+        raise
+    except Exception as problem:  # a decoder can raise any exception on a malicious file
         raise ValueError(f"not a {codec.upper()} image ({problem})") from None
     return pixels.reshape(shape)
 

@@ -52,7 +52,7 @@ class _Tiff:
     def unpack(self, letters: str, place: int) -> tuple[int, ...]:
         return struct.unpack_from(self.order + letters, self.data, place)
 
-    def page(self, place: int) -> tuple[dict[int, tuple[int, ...]], int]:
+    def page(self, place: int) -> tuple["_Page", int]:
         """Return the tags of a page that hold whole numbers, and the place of the next page."""
         count_letter, entry_bytes, inline_bytes, letter = ("Q", 20, 8, "Q") if self.is_big else ("H", 12, 4, "I")
         (count,) = self.unpack(count_letter, place)
@@ -68,11 +68,11 @@ class _Tiff:
             if values * _SIZES[kind] > inline_bytes:
                 (start,) = self.unpack(letter, start)
             if start + values * _SIZES[kind] <= len(self.data):
-                tags[tag] = self.unpack(f"{values}{_LETTERS[kind]}", start)
+                tags[tag] = (values, _LETTERS[kind], start)
         (following,) = self.unpack(letter, place + count * entry_bytes)
-        return tags, following
+        return _Page(self, tags), following
 
-    def pages(self) -> Iterator[dict[int, tuple[int, ...]]]:
+    def pages(self) -> Iterator["_Page"]:
         """Yield the pages, each followed by those inside it."""
         (first,) = self.unpack("Q", 8) if self.is_big else self.unpack("I", 4)
         waiting, seen = [first], set[int]()
@@ -82,22 +82,35 @@ class _Tiff:
                 continue
             seen.add(place)
             try:
-                tags, following = self.page(place)
+                page, following = self.page(place)
             except struct.error:
                 continue
-            yield tags
-            waiting += [*tags.get(_SUB_IFDS, ()), following]
+            yield page
+            waiting += [*page.values(_SUB_IFDS, _MOST_PAGES), following]
 
 
-def _one(tags: dict[int, tuple[int, ...]], tag: int, default: int = 0) -> int:
-    return (tags.get(tag) or (default,))[0]
+@dataclass(frozen=True)
+class _Page:
+    """The tags of a page, unpacked on demand: many tags of millions of values may lie in the same bytes."""
+
+    tiff: _Tiff
+    tags: dict[int, tuple[int, str, int]]  # number of values, their letter for `struct`, and where they begin
+
+    def values(self, tag: int, most: int = _MOST_VALUES) -> tuple[int, ...]:
+        """Return the first values of a tag, none if the page does not have it."""
+        count, letter, start = self.tags.get(tag, (0, "B", 0))
+        return self.tiff.unpack(f"{min(count, most)}{letter}", start)
+
+    def value(self, tag: int, default: int = 0) -> int:
+        """Return the first value of a tag."""
+        return (self.values(tag, 1) or (default,))[0]
 
 
-def _parts(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> Sequence[bytes]:
-    """Return the compressed strips or tiles of a page."""
-    offsets = tags.get(_TILES) or tags.get(_STRIPS) or ()
-    sizes = tags.get(_TILE_SIZES) or tags.get(_STRIP_SIZES) or ()
-    return [tiff.data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=False)]
+def _parts(page: _Page) -> Iterator[bytes]:
+    """Yield the compressed strips or tiles of a page."""
+    offsets = page.values(_TILES) or page.values(_STRIPS)
+    sizes = page.values(_TILE_SIZES) or page.values(_STRIP_SIZES)
+    return (page.tiff.data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=False))
 
 
 def _check_jpeg(part: bytes, tables: bytes) -> None:
@@ -123,11 +136,11 @@ def _check_deflate(part: bytes) -> None:
         raise ValueError("cut short")
 
 
-def _check_data(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> None:
-    compression = _one(tags, _COMPRESSION, 1)
-    tables = bytes(tags.get(_JPEG_TABLES, ()))
+def _check_data(page: _Page) -> None:
+    compression = page.value(_COMPRESSION, 1)
     try:
-        for part in _parts(tiff, tags):
+        tables = bytes(page.values(_JPEG_TABLES))
+        for part in _parts(page):
             if compression == _JPEG:
                 _check_jpeg(part, tables)
             elif compression in _DEFLATE:
@@ -135,7 +148,7 @@ def _check_data(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> None:
             if compression in _FAX and bytes(_LEAST_ZEROS) in part:
                 raise ValueError("filled with zeros in its middle")
             if compression == _GROUP_4:
-                _check_group_4(part, _one(tags, _FILL_ORDER, 1) == 2)
+                _check_group_4(part, page.value(_FILL_ORDER, 1) == 2)
     except (ValueError, zlib.error) as problem:
         raise UnusableImageError(f"damaged or truncated TIFF: {problem}") from None
 
@@ -151,18 +164,18 @@ def check_raw(data: bytes) -> None:
         pages = list(tiff.pages())
     except struct.error:  # Pillow reports the defect of the first page
         return
-    photometric = {_one(tags, _PHOTOMETRIC, -1) for tags in pages}
+    photometric = {page.value(_PHOTOMETRIC, -1) for page in pages}
     is_canon = data[8:10] == b"CR"
-    if is_canon or photometric & {_CFA, _LINEAR_RAW} or any(_DNG_VERSION in tags for tags in pages):
+    if is_canon or photometric & {_CFA, _LINEAR_RAW} or any(_DNG_VERSION in page.tags for page in pages):
         raise UnusableImageError(RAW)
-    if pages and (_one(pages[0], _NEW_SUBFILE) & 1 or _one(pages[0], _SUBFILE) == 2):
+    if pages and (pages[0].value(_NEW_SUBFILE) & 1 or pages[0].value(_SUBFILE) == 2):
         raise UnusableImageError("its first page is a reduced-resolution copy; export the full image")
     _check_sizes(pages)
 
 
-def _check_sizes(pages: Sequence[dict[int, tuple[int, ...]]]) -> None:
+def _check_sizes(pages: Sequence[_Page]) -> None:
     """Refuse a first page that is a preview by its size: another one is at least twice as wide and high."""
-    sizes = [(_one(tags, _HEIGHT), _one(tags, _WIDTH)) for tags in pages]
+    sizes = [(page.value(_HEIGHT), page.value(_WIDTH)) for page in pages]
     for height, width in sizes[1:]:
         if height >= 2 * sizes[0][0] and width >= 2 * sizes[0][1]:
             raise UnusableImageError(
@@ -174,10 +187,10 @@ def _check_sizes(pages: Sequence[dict[int, tuple[int, ...]]]) -> None:
 def is_8_bit_tiff(data: bytes) -> bool:
     """Return whether the first page of a TIFF has at most 8 bits per value and 4 channels, which Pillow decodes."""
     try:
-        tags = next(_Tiff(data, *_TIFF_MAGICS[data[:4]]).pages(), {})
+        page = next(_Tiff(data, *_TIFF_MAGICS[data[:4]]).pages(), None)
     except struct.error:  # Pillow reports the defect
         return True
-    return max(tags.get(_BITS) or (1,)) <= 8 and _one(tags, _SAMPLES, 1) <= 4
+    return page is None or (max(page.values(_BITS), default=1) <= 8 and page.value(_SAMPLES, 1) <= 4)
 
 
 def check_data(data: bytes, every_page: bool = False) -> None:
@@ -191,5 +204,5 @@ def check_data(data: bytes, every_page: bool = False) -> None:
         pages = list(islice(tiff.pages(), None if every_page else 1))
     except struct.error:
         return
-    for tags in pages:
-        _check_data(tiff, tags)
+    for page in pages:
+        _check_data(page)

@@ -38,6 +38,9 @@ class RejectedInput:
     is_bad: bool = True  # False: a usable image that is excluded by the settings
 
 
+_Future = Future[list[ConvertedImage | RejectedInput]]
+
+
 def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | RejectedInput:
     """Return the sample of an input, or the reason why there is none.
 
@@ -93,16 +96,26 @@ def _is_full(waiting: Collection[tuple[object, list[InputImage]]], workers: int)
     return len(waiting) > 2 * workers or (len(waiting) > 1 and size_bytes > MOST_WAITING_BYTES)
 
 
-def _results(
-    future: Future[list[ConvertedImage | RejectedInput]], batch: list[InputImage]
-) -> list[ConvertedImage | RejectedInput]:
+def _died(batch: list[InputImage]) -> DataError:
+    return DataError(
+        f"a worker process died (killed, out of memory?) at or after one of the {len(batch)} images from "
+        f"'{batch[0].name}' on; run the same command to resume, with fewer --workers if memory is short"
+    )
+
+
+def _submitted(pool: ProcessPoolExecutor, batch: list[InputImage], transform: TransformSettings) -> _Future:
+    try:
+        with signals_blocked(LEFT_TO_PARENT, START_METHOD):
+            return pool.submit(_convert_batch, batch, transform)
+    except BrokenProcessPool:
+        raise _died(batch) from None
+
+
+def _results(future: _Future, batch: list[InputImage]) -> list[ConvertedImage | RejectedInput]:
     try:
         return future.result()
     except BrokenProcessPool:
-        raise DataError(
-            f"a worker process died (killed, out of memory?) at or after one of the {len(batch)} images from "
-            f"'{batch[0].name}' on; run the same command to resume, with fewer --workers if memory is short"
-        ) from None
+        raise _died(batch) from None
 
 
 def convert_all(
@@ -124,11 +137,10 @@ def convert_all(
     with signals_blocked(LEFT_TO_PARENT, START_METHOD):  # starts the resource tracker
         executor = ProcessPoolExecutor(workers, get_context(START_METHOD), _begin_worker)
     with executor as pool:
-        waiting: deque[tuple[Future[list[ConvertedImage | RejectedInput]], list[InputImage]]] = deque()
+        waiting: deque[tuple[_Future, list[InputImage]]] = deque()
         try:
             for batch in _input_batches(tasks):
-                with signals_blocked(LEFT_TO_PARENT, START_METHOD):
-                    waiting.append((pool.submit(_convert_batch, batch, transform), batch))
+                waiting.append((_submitted(pool, batch, transform), batch))
                 while _is_full(waiting, workers):
                     yield from _results(*waiting.popleft())
             while waiting:

@@ -66,6 +66,9 @@ PAYLOADS = {
     "other size": lambda mark: png(9, 12, chunk(b"IDAT", zlib.compress(bytes(9 * 37)))),
     "no pixels": lambda mark: png(*SIZE),
     "short pixels": lambda mark: png(*SIZE, chunk(b"IDAT", zlib.compress(bytes(10)))),
+    "short gamma behind the pixels": lambda mark: png(
+        *SIZE, chunk(b"IDAT", zlib.compress(bytes(8 * 37))), chunk(b"gAMA", b"\1")
+    ),
     "text bomb": lambda mark: png(*SIZE, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000)))),
     "nothing": lambda mark: b"",
 }

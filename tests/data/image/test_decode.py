@@ -2,12 +2,15 @@
 
 import io
 import re
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hdit_core.data.image.decode import UnusableImageError, decode_image
+from hdit_core.data.image.tiff_checks import check_raw
 from tests.data.zoo import RED, animals, picture, saved
 
 ZOO = animals()
@@ -72,6 +75,23 @@ def test_an_image_is_refused_by_its_header_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     with pytest.raises(UnusableImageError, match="12x8 pixels are more than"):
         decode_image(saved(picture(), "BMP"), 3)
+
+
+def test_tags_of_a_tiff_that_share_their_values_take_little_memory():
+    """A file of a megabyte; unpacked, the values of its tags take more than a gigabyte."""
+    data, values = saved(picture(), "TIFF"), 1 << 20
+    tags, place = 100, len(data) + 2 + 12 * 100 + 4
+    entries = b"".join(struct.pack("<HHII", 40000 + number, 1, values, place) for number in range(tags))
+    page = struct.pack("<H", tags) + entries + bytes(4) + bytes(values)
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    end = first + 2 + 12 * count
+    whole = data[:end] + struct.pack("<I", len(data)) + data[end + 4 :] + page
+    tracemalloc.start()
+    check_raw(whole)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < values
 
 
 def test_hostile_bytes_are_refused_and_never_raise_anything_else():

@@ -4,6 +4,8 @@ import io
 import json
 import tarfile
 import zipfile
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -112,9 +114,6 @@ def test_members_of_a_damaged_zip_become_rejects(pictures, prepare, tmp_path):
 
 
 def test_a_process_that_dies_is_reported(pictures, prepare, monkeypatch):
-    from concurrent.futures import Future
-    from concurrent.futures.process import BrokenProcessPool
-
     result = Future.result
 
     def broken(future, *timeout):
@@ -123,6 +122,15 @@ def test_a_process_that_dies_is_reported(pictures, prepare, monkeypatch):
         raise BrokenProcessPool
 
     monkeypatch.setattr("concurrent.futures.Future.result", broken)
+    with pytest.raises(DataError, match=r"a worker process died .killed, out of memory\?. at or after one of the 8"):
+        prepare(pictures, workers=2)
+
+
+def test_a_process_that_dies_before_a_batch_is_submitted_is_reported(pictures, prepare, monkeypatch):
+    def broken(*arguments):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.submit", broken)
     with pytest.raises(DataError, match=r"a worker process died .killed, out of memory\?. at or after one of the 8"):
         prepare(pictures, workers=2)
 
