@@ -151,9 +151,16 @@ def _image_names(entries: EntryTable) -> Iterator[str]:
     return (name for name in entries.names if not any_suffix or IMAGE_SUFFIX.search(name))
 
 
-def _by_folder(entries: EntryTable) -> InputTable:
+def _above_classes(folders: str, known: Collection[str]) -> str:
+    """Return the common parent folders of all images, up to the last that is the name of a known class."""
+    parts = folders.split("/")
+    places = [place for place, part in enumerate(parts) if part in known]
+    return "".join(f"{part}/" for part in parts[: places[-1]]) if places else folders
+
+
+def _by_folder(entries: EntryTable, known: Collection[str]) -> InputTable:
     """Return inputs whose classes are their top folders, if all images are in such folders."""
-    wrapping = common_folders(_image_names(entries))
+    wrapping = _above_classes(common_folders(_image_names(entries)), known)
 
     def inside() -> Iterator[str]:  # generated each time, since a list of ten million takes a gigabyte
         return (name.removeprefix(wrapping) for name in _image_names(entries))
@@ -198,13 +205,16 @@ def _by_file(entries: EntryTable, path: Path) -> InputTable:
     return InputTable(names + missing, about)
 
 
-def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False) -> InputTable:
+def label_entries(
+    entries: Sequence[Entry], labels: str, by_source: bool = False, known: Collection[str] = ()
+) -> InputTable:
     """Return the inputs: the entries in order, then names in the labels that are not in the source.
 
     Args:
         entries: entries of the source.
         labels: `"auto"` (the source's own classes, else class folders, if any), `"none"`, or a file of labels.
         by_source: the source itself has the classes of its entries, or has none.
+        known: names of classes, so that a folder with one of them is a class even if it contains all images.
 
     Raises:
         UsageError, DataError: the labels cannot be read, or are ambiguous.
@@ -214,7 +224,7 @@ def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False
         return _without_labels(table)
     if labels != BY_FOLDER:
         return _by_file(table, Path(labels))
-    return _by_source(table) if by_source else _by_folder(table)
+    return _by_source(table) if by_source else _by_folder(table, known)
 
 
 def label_source(
@@ -228,11 +238,16 @@ def label_source(
         classes: value of `--classes`; None: the source's own list, else the sorted names of the classes found.
 
     Raises:
-        UsageError, DataError: labels or classes cannot be read, or are ambiguous.
+        UsageError, DataError: labels or classes cannot be read, or are ambiguous, or no image has a class of the list.
     """
-    inputs = label_entries(source.entries, labels, source.classes is not None)
+    order = () if classes is None else read_classes(classes)
+    inputs = label_entries(source.entries, labels, source.classes is not None, order)
     if classes is not None:
-        order = read_classes(classes)
+        if not inputs.classes.distinct:
+            raise DataError(
+                f"{source.name}: no image has a class for --classes {classes}; put the images into class folders, "
+                "give their classes with --labels FILE, or leave --classes out"
+            )
         inputs = _only_known(inputs, order, classes)
         return inputs, *class_ids(inputs, order)
     return inputs, *class_ids(inputs, source.classes if labels == BY_FOLDER else None)

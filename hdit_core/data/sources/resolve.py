@@ -90,7 +90,11 @@ def _open_file(path: Path, read_labels: bool) -> Source:
 
 def _open_pattern(pattern: Path) -> Source | None:
     """Open the shards or Parquet files that match a pattern such as `train-*.parquet`."""
-    paths = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file() and not is_hidden(path.name))
+    try:
+        found = list(pattern.parent.glob(pattern.name))
+    except ValueError as problem:
+        raise UsageError(f"{pattern}: not a pattern ({problem}); expected one such as 'train-*.tar'") from None
+    paths = sorted(path for path in found if path.is_file() and not is_hidden(path.name))
     source = _open_several(pattern.name, paths)
     if paths and source is None:
         raise UsageError(f"{pattern}: matches {paths[0].name}; a pattern can match shards (.tar) or .parquet files")

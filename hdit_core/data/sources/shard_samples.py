@@ -1,6 +1,7 @@
 """Reads the samples of a webdataset shard: members are joined by key, in any order."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry
 _CAPTIONS = frozenset({"txt", "text", "caption"})  # suffixes of texts in shards of other programs
 _LABELS = ("cls", "class", "label", "lbl", "target")
 _NOTES = (*_LABELS, "json")
+_NOT_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates other than those for bytes that are not UTF-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class _Notes:
     @property
     def is_labelled(self) -> bool:
         return self.cls is not None or self.json_class is not None
+
+    @property
+    def describes_image(self) -> bool:
+        return self.is_labelled or self.has_caption or self.name is not None
 
     def parse_class(self) -> tuple[str | None, int | None, str | None]:
         """Return the problem, the class index, and the class name."""
@@ -154,26 +160,20 @@ def is_note(member: Member) -> bool:
     return not is_hidden(member.name) and (_ending(member.name) in _NOTES or is_label_file(member.name))
 
 
-def _first(about: dict[str, object], *keys: str) -> object:
-    return next((about[key] for key in keys if about.get(key) is not None), None)
-
-
 def _read_json(notes: _Notes, content: bytes) -> None:
     about = json.loads(decode_text(content))
     if not isinstance(about, dict):
         return
     notes.has_caption = caption_of(about) is not None
-    name, label = about.get("name"), _first(about, "class", "label")
-    if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME_BYTES:
+    name, label = about.get("name"), about.get("label") if about.get("class") is None else about["class"]
+    if isinstance(name, str) and _NOT_BYTES.search(name):
+        notes.problem = "the name in its .json has half of a surrogate pair"
+    elif isinstance(name, str) and 0 < len(name) <= LONGEST_NAME_BYTES:
         notes.name = name
     if isinstance(label, str | int | float) and not isinstance(label, bool):
         notes.json_class = label
     if isinstance(about.get("label"), int) and not isinstance(about["label"], bool):
         notes.json_label = about["label"]
-
-
-def _read_cls(notes: _Notes, content: bytes) -> None:
-    notes.cls = decode_text(content)
 
 
 def _read_notes(members: Sequence[Member], contents: dict[int, bytes]) -> _Notes:
@@ -188,7 +188,10 @@ def _read_notes(members: Sequence[Member], contents: dict[int, bytes]) -> _Notes
             notes.problem = f"its .{ending}: {member.problem or f'{member.size_bytes:,} bytes'}"
         else:
             try:
-                (_read_json if ending == "json" else _read_cls)(notes, contents[member.offset])
+                if ending == "json":
+                    _read_json(notes, contents[member.offset])
+                else:
+                    notes.cls = decode_text(contents[member.offset])
             except (ValueError, RecursionError):
                 notes.problem = f"its .{ending} cannot be read"
     return notes
@@ -288,7 +291,10 @@ def read_shard(listing: TarListing, shard: str) -> ShardContents:
 
 def is_sharded(listing: TarListing) -> bool:
     """Return whether a tar is a webdataset shard: it contains images, and classes (`.cls`) or descriptions of them."""
-    names = [member.name for member in listing.members if not is_hidden(member.name)]
-    images = {_key(name) for name in names if _is_image(name) or _is_array(name)}
-    notes = [name for name in names if _ending(name) in _NOTES]
-    return bool(images) and any(_ending(name) in _LABELS or _key(name) in images for name in notes)
+    members = [member for member in listing.members if not is_hidden(member.name)]
+    images = {_key(member.name) for member in members if _is_image(member.name) or _is_array(member.name)}
+    in_one_folder = len({key.rpartition("/")[0] for key in images}) == 1
+    notes = [one for one in members if _ending(one.name) in _NOTES]
+    beside = [one for one in notes if _ending(one.name) in _LABELS or _key(one.name) in images]
+    # In class folders, a .json without class, caption or name is that of an annotation tool.
+    return bool(images) and any(in_one_folder or _read_notes([one], listing.notes).describes_image for one in beside)

@@ -159,7 +159,9 @@ class VectorTable:
             raise DataError(f"{path}: cannot be read as vectors ({first_line(problem)})") from None
         self.name = path.name
         self._rows = _rows_of_entries(path, table, names)
-        self._sha256 = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(content)
+        digest.update("\n".join(table).encode())  # the names of a .npy file are in another file
+        self._sha256 = digest.hexdigest()
 
     def fetch(self, number: int) -> bytes:
         """Return the vector of an entry.
@@ -173,5 +175,5 @@ class VectorTable:
         return self._vectors[row].astype("<f4").tobytes()
 
     def facts(self, number: int) -> Sequence[object]:
-        """Return the checksum of the file, with the first entry."""
+        """Return the checksum of the file and its names, with the first entry."""
         return (self._sha256,) if number == 0 else ()

@@ -249,6 +249,10 @@ def test_vectors_come_from_an_array_and_a_file_with_the_names_of_its_rows(pairs,
     for name, (_, condition, found, _) in contents_of(tmp_path / "set").items():
         assert condition is None
         np.testing.assert_array_equal(found, np.float32(vector(number_of(name))))
+    assert prepare(pairs / "images", size=(16, 24), vectors=str(pairs / "v.npy")).already_complete
+    (pairs / "v.txt").write_text("\n".join(reversed((pairs / "v.txt").read_text().split("\n"))))
+    with pytest.raises(UsageError, match="already contains a data set made from other images"):
+        prepare(pairs / "images", size=(16, 24), vectors=str(pairs / "v.npy"))
     (pairs / "v.txt").write_text("cat/0")
     with pytest.raises(DataError, match=r"has 9 rows, v\.txt 1 names; expected as many"):
         prepare(pairs / "images", vectors=str(pairs / "v.npy"))

@@ -173,6 +173,25 @@ def test_a_list_of_classes_gives_the_numbers(tmp_path, name, text):
     assert numbers == [2, 1]
 
 
+def test_the_only_folder_is_a_class_if_the_list_has_its_name(tmp_path):
+    (tmp_path / "c.txt").write_text("cat\ndog\n")
+    for name in ("set/dog/new/1.png", "set/dog/old/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path / "set"))
+    assert label_source(source, "auto", str(tmp_path / "c.txt"))[1:] == (("cat", "dog"), [1, 1])
+    assert label_source(source, "auto")[1] == ("new", "old")
+
+
+@pytest.mark.parametrize("labels", ["auto", "none"])
+def test_a_list_of_classes_for_images_without_classes_is_refused(tmp_path, labels):
+    (tmp_path / "c.txt").write_text("cat\ndog\n")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/1.png").touch()
+    with pytest.raises(DataError, match=r"flat: no image has a class for --classes .*c.txt; put the images into class"):
+        label_source(open_source(str(tmp_path / "flat")), labels, str(tmp_path / "c.txt"))
+
+
 def test_an_image_of_a_class_that_is_not_in_the_list_is_a_reject(tmp_path):
     (tmp_path / "c.txt").write_text("dog\nemu\n")
     inputs, classes, numbers = label_source(class_folders(tmp_path / "p"), "auto", str(tmp_path / "c.txt"))

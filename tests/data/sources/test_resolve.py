@@ -5,13 +5,18 @@ import pytest
 from PIL import Image
 
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.errors import DataError
+from hdit_core.errors import DataError, UsageError
 
 
 def test_a_single_image_is_a_source(tmp_path, prepare):
     Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(tmp_path / "photo.jpg")
     assert [entry.name for entry in open_source(str(tmp_path / "photo.jpg")).entries] == ["photo.jpg"]
     assert prepare(tmp_path / "photo.jpg").images == 1
+
+
+def test_a_pattern_with_two_stars_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match=r"x\*\*\.tar: (not a pattern|no such folder)"):  # Python 3.13 reads it as *
+        open_source(str(tmp_path / "x**.tar"))
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "a.tar", "a.zip", "a.png", "a.txt"])

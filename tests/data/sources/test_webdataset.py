@@ -51,6 +51,30 @@ def test_a_single_shard_is_recognized_by_its_contents(tmp_path):
     assert isinstance(open_source(str(write_tar(tmp_path / "b.tar", files=plain))), TarSource)
 
 
+def test_the_json_files_of_an_annotation_tool_do_not_make_class_folders_a_shard(tmp_path):
+    def opened(content):
+        names = (f"{folder}/{number}" for folder in ("cat", "dog") for number in (0, 1))
+        files = {f"{name}.{suffix}": content for name in names for suffix in ("png", "json")}
+        return open_source(str(write_tar(tmp_path / "a.tar", files=files)))
+
+    source = opened(b'{"version": "5.0.1", "shapes": [{"label": "x"}], "imagePath": "0.png"}')
+    assert classes_of(source) == (("cat", "dog"), [0, 0, 1, 1])
+    for described in (b'{"caption": "a cat"}', b'{"label": 3}', b'{"name": "0.png"}'):
+        assert opened(described).kind == "shards"
+    flat = {"000000000.jpg": b"1", "000000000.json": b'{"key": "000000000", "url": "u", "caption": null}'}
+    assert open_source(str(write_tar(tmp_path / "b.tar", files=flat))).kind == "shards"
+
+
+def test_a_name_that_is_not_unicode_is_a_reject(tmp_path):
+    names = ("a\ud800.png", "b\udce9.png")
+    files = {
+        f"{n}.{end}": json.dumps({"name": name}).encode() for n, name in enumerate(names) for end in ("png", "json")
+    }
+    source = open_source(str(write_tar(tmp_path / "a.tar", files=files)))
+    assert problems(source) == {"a/0.png": "the name in its .json has half of a surrogate pair"}
+    assert source.entries[1].name == names[1]  # of a file whose name is not UTF-8
+
+
 def test_a_pattern_selects_shards(tmp_path):
     folder = write_shards(tmp_path / "s", {"a.png": b"1"}, {"b.png": b"2"}, {"c.png": b"3"})
     source = open_source(f"{folder}/0000[12].tar")
