@@ -171,10 +171,10 @@ def _no_checkpoint(folder: Path) -> str:
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors whose names or shapes are not those of a model.
+    """Refuse tensors whose names, shapes or kinds of numbers are not those of a model.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing, misshapen or unknown.
+        CheckpointError: naming the first tensor that is missing, misshapen, of whole numbers or unknown.
     """
     for name, tensor in expected.items():
         if name not in found:
@@ -183,6 +183,8 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where
             raise CheckpointError(
                 f"{where}: {name} has shape {tuple(found[name].shape)}, its recipe requires {tuple(tensor.shape)}"
             )
+        if tensor.is_floating_point() and not found[name].is_floating_point():
+            raise CheckpointError(f"{where}: {name} is {found[name].dtype}, its recipe requires a floating-point type")
     if surplus := sorted(set(found) - set(expected)):
         raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not have")
 

@@ -41,12 +41,13 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
     if not verified:
         verify_files(folder, manifest)
     try:
+        writer = manifest["versions"]["hdit"]
         recipe = check_recipe(manifest["recipe"], f"{folder}/{NAME}")
         state = State.model_validate(read_table(folder / "state.json"))
     except RecipeError as error:  # the file itself is intact
         raise CheckpointError(
-            f"{folder}: was written by hdit {manifest['versions']['hdit']}, and this version refuses its recipe; use "
-            f"that version or a newer one: {'; '.join(str(error).splitlines())}"
+            f"{folder}: was written by hdit {writer}, and this version refuses its recipe; use that version or a newer "
+            f"one: {'; '.join(str(error).splitlines())}"
         ) from None
     except (ValidationError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: corrupt: {error}") from None

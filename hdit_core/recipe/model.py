@@ -23,12 +23,13 @@ Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "additive"]
 TimeInput = Literal["log-sigma", "t"]
 Skip = Literal["lerp", "add", "concat"]
+Depth = Annotated[int, Field(gt=0, le=1000)]
 
 
 class LevelRecipe(Table):
     """One level of the hourglass; every level but the innermost is used in both encoder and decoder."""
 
-    depth: PositiveInt = Field(description="transformer layers, in the encoder and again in the decoder")
+    depth: Depth = Field(description="transformer layers, in the encoder and again in the decoder")
     width: PositiveInt = Field(description="features per token")
     attention: Attention = Field(
         description="what a token attends to: all tokens, the k x k neighborhood around it, its window, or nothing"
@@ -95,7 +96,7 @@ class ModelRecipe(Table):
         "log-sigma", description="time input of the network: log-sigma, ln(sigma) / 4 (EDM), or t, 1 / (1 + sigma)"
     )
     mapping_width: PositiveInt = Field(256, description="features of the conditioning vector, an even number")
-    mapping_depth: PositiveInt = Field(2, description="blocks of the mapping network")
+    mapping_depth: Depth = Field(2, description="blocks of the mapping network")
     mapping_d_ff: PositiveInt | None = Field(
         None, description="hidden features of the mapping network. Default: 3 x mapping_width"
     )

@@ -208,6 +208,14 @@ def test_weights_of_mixed_types_are_cast_to_the_widest_one(changed):
     assert denoiser(x, sigma, classes).isfinite().all()
 
 
+def test_weights_of_whole_numbers_are_refused_by_name(changed):
+    recipe = changed({})
+    state = {name: torch.zeros_like(tensor) for name, tensor in HourglassTransformer(recipe.model).state_dict().items()}
+    state["patch_in.proj.weight"] = state["patch_in.proj.weight"].to(torch.int8)
+    with pytest.raises(CheckpointError, match=r"here: patch_in.proj.weight is torch.int8, .* a floating-point type$"):
+        build_denoiser(recipe, state, "here")
+
+
 def test_a_step_of_a_run_is_answered_with_its_folder(tmp_path):
     """As `hdit train --from` takes it."""
     folder = tmp_path / "run" / "checkpoints" / "step-000000020"

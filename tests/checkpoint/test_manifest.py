@@ -80,3 +80,13 @@ def test_a_manifest_without_files_is_refused(tmp_path, tiny_recipe):
     (folder / "manifest.json").write_text(json.dumps(table | {"checksum": manifest_checksum(table)}))
     with pytest.raises(CheckpointError, match=r"does not list the checkpoint's files"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("versions", [None, "9.0", {"torch": "2"}])
+def test_a_manifest_without_the_version_that_wrote_it_is_refused(tmp_path, tiny_recipe, versions):
+    folder = save(tmp_path, tiny_recipe)
+    table = manifest_of(folder) | {"versions": versions}
+    table["recipe"]["train"]["of_the_future"] = 1
+    (folder / "manifest.json").write_text(json.dumps(table | {"checksum": manifest_checksum(table)}))
+    with pytest.raises(CheckpointError, match=r"step-000000012: corrupt"):
+        open_checkpoint(folder)

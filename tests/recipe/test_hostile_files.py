@@ -50,6 +50,12 @@ def test_a_long_dotted_text_or_comment_is_not_a_deep_key(write):
     assert read_recipe(write(text), overrides).data.path.startswith("v1.2/")
 
 
+@pytest.mark.parametrize("key", ["model.mapping_depth", "model.levels[0].depth"])
+def test_a_depth_whose_network_could_not_be_built_is_refused(write, key):
+    (line,) = mistakes_of(write(GOOD), [f"{key}={2**40}"])
+    assert line.startswith(f"{key} = {2**40}") and "1000" in line
+
+
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux: a file that opens and cannot be read")
 def test_a_read_error_of_a_recipe_names_its_path(tmp_path):
     (tmp_path / "recipe.toml").symlink_to("/proc/self/mem")

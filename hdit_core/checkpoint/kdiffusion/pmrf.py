@@ -75,15 +75,17 @@ def recipe_of_pmrf(arguments: Mapping[str, Any], where: str) -> Recipe:
             f"{where}: conditional = true flows from noise to images in [0, 1], which hdit has no recipe for; expected "
             "a flow from an image (conditional = false)"
         )
-    if name not in ARCHITECTURES:
+    if name not in tuple(ARCHITECTURES):  # it may be a list
         raise CheckpointError(f"{where}: arch = {name!r} is not an HDiT of PMRF; expected {' or '.join(ARCHITECTURES)}")
     schedule = arguments.get("t_schedule", "stratified_uniform")
-    if schedule not in DENSITIES:
+    if schedule not in tuple(DENSITIES):
         raise CheckpointError(f"{where}: t_schedule = {schedule!r}; expected {', '.join(DENSITIES)}")
     try:
         return check_recipe(_tables(arguments, ARCHITECTURES[name], DENSITIES[schedule]), f"{where}, as a recipe")
-    except (RecipeError, TypeError, ValueError) as error:
+    except RecipeError as error:
         raise CheckpointError(str(error).replace("\n", "; ")) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{where}: its arguments cannot be used: {error}") from None
 
 
 def _tables(arguments: Mapping[str, Any], architecture: dict[str, Any], density: dict[str, Any]) -> dict[str, Any]:

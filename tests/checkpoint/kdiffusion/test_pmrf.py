@@ -181,7 +181,10 @@ def test_a_folder_of_the_hub_is_converted_without_a_pickle(weights, network, tmp
         ({"conditional": True}, "conditional = true flows from noise to images in"),
         ({"arch": "swinir_L"}, "arch = 'swinir_L' is not an HDiT of PMRF; expected hdit_ImageNet256Sp4 or hdit_XL2"),
         ({"t_schedule": "cosine"}, "t_schedule = 'cosine'; expected uniform"),
-        ({"betas": None}, "NoneType"),
+        ({"arch": ["hdit_XL2"]}, r"arch = \['hdit_XL2'\] is not an HDiT of PMRF"),
+        ({"t_schedule": []}, r"t_schedule = \[\]; expected uniform"),
+        ({"betas": None}, "ckpt: its arguments cannot be used: 'NoneType'"),
+        ({"num_flow_steps": float("inf")}, "ckpt: its arguments cannot be used: cannot convert float infinity"),
         ({"num_flow_steps": 0}, "sample.steps"),
     ],
 )

@@ -38,6 +38,7 @@ _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
 _MOST_EXPANSION = 200  # images are already compressed; a file of zeros shrinks to a thousandth
 _ALWAYS_ALLOWED_BYTES = 1 << 30  # of a whole tar, after decompression
 LARGEST_NOTE_BYTES = 1 << 20  # of a label in a tar; it is kept in memory after the first reading
+MOST_NOTES_BYTES = 1 << 30  # of all labels in a tar
 
 TAR_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 """The exceptions of reading a damaged tar."""
@@ -118,12 +119,20 @@ class TarFile:
 
         Raises:
             One of TAR_DAMAGE: it is not a tar, or damaged.
+            DataError: the requested files are too large in total.
         """
         notes: dict[int, bytes] = {}
 
         def seen() -> Iterable[Member]:
+            left_bytes = MOST_NOTES_BYTES
             for member in self.members():
                 if member.problem is None and member.size_bytes <= LARGEST_NOTE_BYTES and is_wanted(member):
+                    left_bytes -= member.size_bytes
+                    if left_bytes < 0:
+                        raise DataError(
+                            f"{self.path}: its labels (.cls, .json) have more than {MOST_NOTES_BYTES:,} bytes in "
+                            "total, which are kept in memory; split the archive, or unpack it and give the folder"
+                        )
                     notes[member.offset] = self.read(member.offset, member.size_bytes)
                 yield member
 

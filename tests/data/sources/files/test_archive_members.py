@@ -17,7 +17,7 @@ from hdit_core.data.sources.files.archive_members import Member, unpacked
 from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
-from tests.data.sources.files.test_folder_and_archive import contents, problems
+from tests.data.sources.files.test_folder_and_archive import contents, problems, write_tar
 
 
 def add(archive, name, content=b"", kind=tarfile.REGTYPE, link=""):
@@ -223,3 +223,12 @@ def test_another_kind_of_archive_is_named(tmp_path, head, what):
     (tmp_path / "a.tar").write_bytes(head + bytes(600))
     with pytest.raises(DataError, match=f"a.tar: is {what}.*; unpack it and give the folder"):
         open_source(str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_labels_of_a_tar_that_are_too_large_in_total_are_refused(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("hdit_core.data.sources.files.tar.MOST_NOTES_BYTES", 1000)
+    files = {f"{number}.{ending}": bytes(300) for number in range(3) for ending in ("png", "json")}
+    assert open_source(str(write_tar(tmp_path / "a.tar", mode, files))).entries
+    with pytest.raises(DataError, match=r"b.tar: its labels .* more than 1,000 bytes in total, .*; split the archive"):
+        open_source(str(write_tar(tmp_path / "b.tar", mode, files | {"3.json": bytes(101)})))
