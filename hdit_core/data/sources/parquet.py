@@ -18,7 +18,15 @@ from hdit_core.data.format.manifest_entries import Channels
 from hdit_core.data.image.decode import LARGEST_FILE_BYTES
 from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.labels.label_notation import MOST_CLASSES
-from hdit_core.data.sources.parquet_columns import ColumnReader, class_of, find_columns, image_column, text_column
+from hdit_core.data.sources.parquet_columns import (
+    VALUES_AT_ONCE,
+    ColumnReader,
+    class_of,
+    find_columns,
+    image_column,
+    short_values,
+    text_column,
+)
 from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError, first_line
 from hdit_core.files import naming
@@ -44,6 +52,7 @@ def pyarrow_of(path: Path) -> Any:
     """
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise DataError(
@@ -133,8 +142,8 @@ class ParquetFile:
         if not wanted:
             yield from repeat((None, None), self.num_rows)
             return
-        for batch in self._batches(wanted, 1024, range(len(self._starts) - 1)):
-            columns = {name: array.to_pylist() for name, array in batch.items()}
+        for batch in self._batches(wanted, VALUES_AT_ONCE, range(len(self._starts) - 1)):
+            columns = {name: short_values(array, self._arrow, str(self.path)) for name, array in batch.items()}
             empty = [None] * len(columns[wanted[0]])
             yield from zip(*(columns.get(name or "", empty) for name in (path, label)), strict=True)
 
@@ -142,7 +151,7 @@ class ParquetFile:
         """Return an entry for each row, named by the file, the row's number and the path.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is damaged, or a path or a label is too long.
         """
         try:
             found = [self._entry(row, *about) for row, about in enumerate(self._rows())]

@@ -13,6 +13,10 @@ from hdit_core.errors import DataError
 
 _BYTES = ("binary", "large_binary")
 _TEXT = ("string", "large_string")
+LONGEST_VALUE_BYTES = 1 << 16  # of a label, or of the name of a file
+VALUES_AT_ONCE = (
+    16  # before their length is known: a value that fills memory takes a few bytes, however often it occurs
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,28 @@ class ColumnReader:
             raise
         self._next_row = row + 1
         return value
+
+
+def short_values(column: Any, arrow: Any, where: str) -> list[object]:
+    """Return some values of a column of labels or names.
+
+    Args:
+        column: pyarrow's array.
+        arrow: the package pyarrow.
+        where: name of the file in messages.
+
+    Raises:
+        DataError: a value is too long.
+    """
+    values = column.dictionary if arrow.types.is_dictionary(column.type) else column
+    is_text = str(values.type) in (*_BYTES, *_TEXT)
+    longest = arrow.compute.max(arrow.compute.binary_length(values)).as_py() if is_text else None
+    if longest is not None and longest > LONGEST_VALUE_BYTES:
+        raise DataError(
+            f"{where}: a label or name of {longest:,} bytes, expected at most {LONGEST_VALUE_BYTES:,}; shorten it"
+        )
+    found: list[object] = column.to_pylist()
+    return found
 
 
 def find_columns(schema: Any, path: Path) -> Columns:

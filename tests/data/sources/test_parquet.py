@@ -171,6 +171,15 @@ def test_a_row_that_decompresses_to_more_than_any_image_is_refused(tmp_path, mon
     assert source.fetch(2) == b"3"
 
 
+@pytest.mark.parametrize("about", [{"label": "x" * 100_000}, {"image": {"bytes": b"1", "path": "x" * 100_000}}])
+def test_a_label_or_path_that_is_too_long_is_refused(tmp_path, about):
+    path = write(tmp_path / "a.parquet", [row | about for row in rows(150)])
+    with pytest.raises(
+        DataError, match=r"a.parquet: a label or name of 100,000 bytes, expected at most 65,536; shorten"
+    ):
+        open_source(str(path))
+
+
 def test_the_column_named_label_has_precedence(tmp_path):
     features = {"image": {"_type": "Image"}, "label": LABEL, "coarse": LABEL}
     found = [{"image": b"1", "coarse": 0, "label": 1}]

@@ -13,6 +13,7 @@ from hdit_core.data.sources.labels.label_notation import as_names
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex, normalize
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.parquet import pyarrow_of
+from hdit_core.data.sources.parquet_columns import VALUES_AT_ONCE, short_values
 from hdit_core.errors import DataError, first_line
 
 Row = tuple[int, object, object]  # line, file, label
@@ -154,19 +155,18 @@ def parquet_rows(content: bytes, where: str) -> Iterator[Row]:
     """Yield the rows of a Parquet table with the columns file and label, some at a time.
 
     Raises:
-        DataError: it has no such columns, it is damaged, or pyarrow is not installed.
+        DataError: it has no such columns, a value is too long, it is damaged, or pyarrow is not installed.
     """
-    file = _open_parquet(content, where)
+    file, arrow, number = _open_parquet(content, where), pyarrow_of(Path(where)), 0
     columns = find_columns(file.schema_arrow.names, where)
     if columns is None:
         raise DataError(f"{where}: expected the columns file and label; found {', '.join(file.schema_arrow.names)}")
-    number = 0
     try:
-        for batch in file.iter_batches(columns=list(columns)):
-            for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+        for batch in file.iter_batches(VALUES_AT_ONCE, columns=list(columns)):
+            for row in zip(*(short_values(batch.column(name), arrow, where) for name in columns), strict=True):
                 number += 1
                 yield number, *row
-    except pyarrow_of(Path(where)).ArrowException as problem:
+    except arrow.ArrowException as problem:
         raise DataError(f"{where}: row {number + 1}: cannot be read ({first_line(problem)})") from None
 
 

@@ -136,6 +136,16 @@ def test_hugging_face_metadata_in_parquet_gives_the_classes(tmp_path):
         labelled(tmp_path / "g", str(tmp_path / "labels.parquet"))
 
 
+def test_a_long_value_that_parquet_repeats_for_free_is_refused_before_it_is_repeated(tmp_path):
+    table = as_parquet(file_name=[f"{number}.png" for number in range(150)], label=["x" * 1_000_000] * 150)
+    assert len(table) < 100_000
+    path = write_folder(tmp_path / "f", {"0.png": b"0", "metadata.parquet": table})
+    with pytest.raises(
+        DataError, match=r"f: metadata.parquet: a label or name of 1,000,000 bytes, expected at most 65,"
+    ):
+        labelled(path)
+
+
 def test_metadata_without_labels_is_ignored(tmp_path):
     files = {"cat/0.png": b"0", "dog/1.png": b"1", "metadata.csv": b"file_name,text\ncat/0.png,a cat\n"}
     assert labelled(write_folder(tmp_path / "f", files))[1] == ("cat", "dog")
