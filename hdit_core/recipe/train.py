@@ -53,9 +53,12 @@ class TrainRecipe(Table):
         None, description="run, checkpoint or file whose EMA weights initialize the network; it may lack outer levels"
     )
     optimizer: OptimizerName = Field(
-        "adamw", description="muon: Muon for the hidden matrices and AdamW for the rest, with one learning rate"
+        "adamw", description="muon: Muon for the hidden matrices and AdamW for the rest"
     )
     lr: PositiveFloat = Field(5e-4, description="peak learning rate")
+    muon_lr: PositiveFloat | None = Field(
+        None, description="peak learning rate of Muon's matrices, whose updates have AdamW's usual size. Default: lr"
+    )
     betas: Annotated[tuple[Beta, Beta], Listed] = Field((0.9, 0.95), description="beta1 and beta2 of AdamW")
     eps: PositiveFloat = Field(1e-8, description="epsilon of AdamW")
     weight_decay: NonNegativeFloat = Field(1e-2, description="decoupled weight decay")
@@ -157,6 +160,8 @@ class TrainRecipe(Table):
         yield from self._profile_problems()
         yield from self._growth_problems()
         yield from self._schedule_problems()
+        if self.muon_lr is not None and self.optimizer != "muon":
+            yield "muon_lr", f"has no effect with optimizer = '{self.optimizer}', only with 'muon'; remove it"
         if self.parallel == "ddp" and self.shard_ranks is not None:
             yield "shard_ranks", "has no effect with parallel = 'ddp', only with 'fsdp'; remove it"
         if self.keep_every_images % self.checkpoint_every_images:

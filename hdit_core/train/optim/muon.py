@@ -1,8 +1,8 @@
 """Muon: momentum whose matrices are orthogonalized before the update (Jordan et al. 2024).
 
 An update U S V^T of a hidden matrix becomes about U V^T, so that rare directions of the gradient move as far as
-frequent ones. It is scaled to the usual size of AdamW's updates, so that both share a learning rate and a weight decay
-(Moonlight, Liu et al. 2025, arXiv 2502.16982, section 2.2).
+frequent ones. It is scaled by 0.2 sqrt(max(rows, columns)) to the usual size of AdamW's updates at every width, so that
+both can share a learning rate and a weight decay (Moonlight, Liu et al. 2025, arXiv 2502.16982, section 2.2).
 
 torch has its own Muon (2.9 and later, `match_rms_adamw`), and the two agree. torch's takes queries, keys and values as
 one matrix, and values and gates too, rounds to bfloat16 even on CPUs, where that is five times slower, and does not

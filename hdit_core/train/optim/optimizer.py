@@ -23,6 +23,7 @@ def _muon(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.opti
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     hidden, others = _chosen(groups, is_hidden), _chosen(groups, lambda *pair: not is_hidden(*pair))
     for group in hidden:
+        group["base_lr"] = recipe.muon_lr or recipe.lr
         group["stacked"] = [matrices_in(name, shapes) for name in group["names"]]
     return ChainedOptimizer(Muon(hidden), _adamw(others, network, recipe))
 

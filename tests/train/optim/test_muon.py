@@ -6,7 +6,7 @@ from torch import nn
 
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.distributed import World
-from hdit_core.errors import StoppedEarly
+from hdit_core.errors import RecipeError, StoppedEarly
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.optim.muon import MOMENTUM, ChainedOptimizer, Muon, orthogonal
 from hdit_core.train.optim.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors, set_lr
@@ -113,6 +113,18 @@ def test_muon_updates_the_hidden_matrices_and_adamw_the_other_parameters(network
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
         (5e-4, 0.01), (5e-4, 0.01), (5e-4, 0.0), (pytest.approx(5e-4 / 3), 0.01), (pytest.approx(5e-4 / 3), 0.0),
     ]  # fmt: skip
+
+
+def test_the_hidden_matrices_have_the_learning_rate_of_muon_and_the_others_that_of_adamw(network, changed):
+    muon, adamw = make_optimizer(network, changed(MUON | {"train.lr": 3e-4, "train.muon_lr": 2e-3}).train).optimizers
+    set_lr(ChainedOptimizer(muon, adamw), 0.5)
+    assert {group["lr"] for group in muon.param_groups} == {1e-3}
+    assert {group["lr"] for group in adamw.param_groups} == {1.5e-4, 1.5e-4 / 3}
+
+
+def test_a_learning_rate_of_muon_without_muon_is_refused(changed):
+    with pytest.raises(RecipeError, match="has no effect with optimizer = 'adamw'"):
+        changed({"train.muon_lr": 1e-3})
 
 
 def test_both_optimizers_use_the_set_learning_rate_and_matrices_decay(network, changed):
