@@ -23,7 +23,7 @@ from hdit_core.errors import DataError
 from hdit_core.evaluate.extractors.extractor import resize_line
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.statistics import Statistics
-from hdit_core.files import check_output, digest, write_atomic
+from hdit_core.files import check_bounded, check_output, digest, write_atomic
 
 FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
@@ -147,6 +147,8 @@ def _read_arrays(
     try:
         with zipfile.ZipFile(path) as members:
             sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members.infolist()}
+            for member in members.infolist():
+                check_bounded(member)
         size_bytes = sum(sizes.get(name, 0) for name in wanted)  # ADM's files also have images
         if size_bytes > LARGEST_BYTES:
             raise DataError(f"{path}: {size_bytes:,} bytes unpacked; expected at most {LARGEST_BYTES:,}")

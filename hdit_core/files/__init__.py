@@ -11,6 +11,8 @@ from hdit_core.files.atomic import (
     write_atomic,
 )
 from hdit_core.files.content import (
+    check_bounded,
+    is_bounded,
     naming,
     read_bytes,
     read_json,
@@ -42,11 +44,13 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "cache_folder",
+    "check_bounded",
     "check_output",
     "crc32",
     "digest",
     "flush_folder",
     "forget_cached",
+    "is_bounded",
     "naming",
     "read_bytes",
     "read_json",

@@ -1,6 +1,7 @@
 """The content of files: read and written so that each error names the path."""
 
 import json
+import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,21 @@ def naming(path: Path, errnos: Container[int] | None = None) -> Iterator[None]:
         if error.filename is None and error.errno is not None and (errnos is None or error.errno in errnos):
             error.filename = str(path)
         raise
+
+
+def is_bounded(member: zipfile.ZipInfo) -> bool:
+    """Return whether a member of a zip file can be read in bounded memory: zipfile expands bzip2 and LZMA at once."""
+    return member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def check_bounded(member: zipfile.ZipInfo) -> None:
+    """Refuse a member of an npz that numpy did not write.
+
+    Raises:
+        ValueError: it is compressed by bzip2, LZMA or another method.
+    """
+    if not is_bounded(member):
+        raise ValueError(f"{member.filename} is compressed by method {member.compress_type}; expected Deflate or none")
 
 
 def read_bytes(path: Path) -> bytes:

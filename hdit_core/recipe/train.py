@@ -52,9 +52,7 @@ class TrainRecipe(Table):
     init_from: Annotated[Path, Field(min_length=1)] | None = Field(
         None, description="run, checkpoint or file whose EMA weights initialize the network; it may lack outer levels"
     )
-    optimizer: OptimizerName = Field(
-        "adamw", description="muon: Muon for the hidden matrices and AdamW for the rest"
-    )
+    optimizer: OptimizerName = Field("adamw", description="muon: Muon for the hidden matrices and AdamW for the rest")
     lr: PositiveFloat = Field(5e-4, description="peak learning rate")
     muon_lr: PositiveFloat | None = Field(
         None, description="peak learning rate of Muon's matrices, whose updates have AdamW's usual size. Default: lr"

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image_sets.image_set import ReadImage
 from hdit_core.errors import DataError
+from hdit_core.files import check_bounded
 
 MEMBER = "arr_0.npy"
 LARGEST_HEADER_BYTES = 10_000
@@ -36,6 +37,7 @@ class ImageArray:
         try:
             with zipfile.ZipFile(path) as archive:
                 member = archive.getinfo(MEMBER)
+                check_bounded(member)
                 with archive.open(member) as file:
                     self._shape = _image_shape(cast(BufferedIOBase, file), member.file_size)
         except KeyError:

@@ -11,6 +11,7 @@ from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.open_images import open_images
 from hdit_core.errors import DataError
 from hdit_core.evaluate.features.measure import measure
+from hdit_core.evaluate.statistics_file import load_statistics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 10, 12, 3)).astype(np.uint8)
 
@@ -108,6 +109,17 @@ def test_a_damaged_pixel_is_found_by_the_checksum(saved):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"damaged array of images.*write it again"):
         list(open_images(str(path)).readers())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_array_that_would_expand_at_once_is_refused(tmp_path, method):
+    content = io.BytesIO()
+    np.save(content, IMAGES)
+    for name, read in (("arr_0", ImageArray), ("mu", load_statistics)):
+        with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as archive:
+            archive.writestr(f"{name}.npy", content.getvalue())
+        with pytest.raises(DataError, match=rf"{name}.npy is compressed by method {method}; expected Deflate or none"):
+            read(tmp_path / "x.npz")
 
 
 def test_an_npz_without_images_is_named(tmp_path):

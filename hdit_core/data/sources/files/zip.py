@@ -13,7 +13,7 @@ from hdit_core.data.sources.files.archive_members import Member, unpacked
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
-from hdit_core.files import naming
+from hdit_core.files import is_bounded, naming
 
 logger = logging.getLogger("hdit")
 
@@ -23,7 +23,6 @@ LONGEST_LINK_BYTES = 4096  # as in Linux
 
 _UNICODE_PATH, _UTF_8 = 0x7075, 0x800
 _FAT = 0  # the system recorded by programs for Windows
-_READABLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # zipfile expands the others without limit
 _METHODS = {
     1: "Shrink",
     6: "Implode",
@@ -64,7 +63,7 @@ def _problem(member: zipfile.ZipInfo) -> str | None:
         return "not a regular file of the archive"
     if member.flag_bits & 1:
         return "encrypted; decrypt the archive first"
-    if member.compress_type not in _READABLE:
+    if not is_bounded(member):
         method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
         return f"compressed by {method}; expected Deflate or none: unpack the archive and give the folder"
     if member.file_size > LARGE_BYTES and member.file_size > MOST_EXPANSION * member.compress_size:
