@@ -119,7 +119,7 @@ def test_help_speaks_of_no_option_that_the_command_lacks(words):
     [
         (["restore"], "--class ID Class index for all images. [default: no class]"),
         (["sample"], "Sample i has the i-th; after the last one they repeat from the first"),
-        (["sample"], "The folder --out gets one PNG per image; the image grid is FOLDER-grid.png"),
+        (["sample"], "the grid is FOLDER-grid.png"),
         (["sweep"], "saved statistics (.npz). [default: the run's data]"),
         (["eval-fid"], "dinov2 (needs the extra hdit-toolkit[dinov2] and --extractor-weights)"),
         (["prepare-data"], "- for paths on stdin (a tar has to be a file)"),
