@@ -2,10 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+
+LONGEST_STEP_S = 60.0  # after which a stopped computation is not waited for any longer
 
 
 class Stopped(Exception):
@@ -92,6 +95,16 @@ class Sessions:
 
     def __init__(self) -> None:
         self._stops: dict[str, threading.Event] = {}
+        self._ended: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def running(self, visitor: str | None) -> Iterator[None]:
+        """Let `wait` wait for the end of the body, the visitor's computation."""
+        ended = self._ended[visitor or ""] = threading.Event()
+        try:
+            yield
+        finally:
+            ended.set()
 
     def begin(self, visitor: str | None) -> threading.Event:
         """Return the event that stops the visitor's next computation."""
@@ -102,3 +115,8 @@ class Sessions:
         """Stop the visitor's computation, if one is running."""
         if (stop := self._stops.pop(visitor or "", None)) is not None:
             stop.set()
+
+    def wait(self, visitor: str | None) -> None:
+        """Wait for the end of the visitor's computation, if one is running."""
+        if (ended := self._ended.pop(visitor or "", None)) is not None:
+            ended.wait(LONGEST_STEP_S)

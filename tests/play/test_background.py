@@ -68,6 +68,27 @@ def test_an_error_comes_after_the_results_that_were_reported():
         next(results)
 
 
+def test_a_stopped_computation_is_waited_for():
+    sessions, order = Sessions(), []
+
+    def compute():
+        with sessions.running("a"):
+            began.set()
+            stop.wait(60)
+            order.append("its last result")
+
+    stop, began = sessions.begin("a"), threading.Event()
+    sessions.wait("a")  # nothing runs
+    thread = threading.Thread(target=compute)
+    thread.start()
+    began.wait(60)
+    sessions.stop("a")
+    sessions.wait("a")
+    order.append("stopped")
+    thread.join()
+    assert order == ["its last result", "stopped"]
+
+
 def test_users_stop_only_their_own_computation():
     sessions = Sessions()
     mine, yours = sessions.begin("a"), sessions.begin("b")

@@ -68,11 +68,13 @@ class Page:
 
         @no_type_check  # a decorator would hide from gradio that this is a generator
         def run(visitor: str | None, *values: Any) -> Iterator[Sequence[Any]]:
-            for shown in handle(dict(zip(fields, values, strict=True)), visitor):
-                yield *shown, gr.Button(interactive=True)
+            with self.sessions.running(visitor):
+                for shown in handle(dict(zip(fields, values, strict=True)), visitor):
+                    yield *shown, gr.Button(interactive=True)
 
         def end(visitor: str | None) -> Sequence[Any]:
             self.sessions.stop(visitor)
+            self.sessions.wait(visitor)
             return status("stopped"), gr.Button(interactive=False)
 
         given, changed = [self.visitor, *fields.values()], [*outputs, stop]
@@ -80,7 +82,8 @@ class Page:
         button.click(None, None, stop, js=set_interactive(True))
         event = button.click(run, given, changed, concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
         event.then(None, None, stop, js=set_interactive(False))
-        stop.click(end, self.visitor, [outputs[0], stop], cancels=[event], **HIDDEN)
+        # a job that runs ends by itself, so that nothing it shows follows the line "stopped"; one that waits does not
+        stop.click(end, self.visitor, [outputs[0], stop], **HIDDEN).then(None, None, None, cancels=[event])
 
     def watched(
         self, start: Callable[[], MakeJob], visitor: str | None, model: str | None = None
