@@ -2,9 +2,13 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 from PIL import Image
+
+
+CLOCK = re.compile(r"^(processing \| )?[0-9./]+s\n\n")  # gradio's own, on slow machines
 
 
 def press_tab_until(page, selector, key="Tab", text=""):
@@ -33,7 +37,7 @@ def shown_images(page, selector):
 def status_of(page, name, text):
     """Wait for a status line and return it."""
     page.locator(f"#{name}-status", has_text=text).wait_for()
-    return page.locator(f"#{name}-status").inner_text()
+    return CLOCK.sub("", page.locator(f"#{name}-status").inner_text())
 
 
 def top_of(page, selector):
