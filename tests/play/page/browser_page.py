@@ -7,7 +7,6 @@ import re
 import numpy as np
 from PIL import Image
 
-
 CLOCK = re.compile(r"^(processing \| )?[0-9./]+s\n\n")  # gradio's own, on slow machines
 
 
