@@ -59,7 +59,8 @@ def test_no_folder_has_more_than_12_modules():
 
 
 def test_no_file_has_more_than_300_lines():
-    assert [str(path) for path in FILES if len(path.read_text().splitlines()) > MOST_FILE_LINES] == []
+    files = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > MOST_FILE_LINES] == []
 
 
 def test_no_function_has_more_than_40_lines():

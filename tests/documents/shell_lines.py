@@ -14,7 +14,7 @@ NOT_RUN = {
     r"torchrun |^srun |^sbatch |^apptainer |^docker ": "needs several ranks, a cluster or containers",
     r"--device cuda": "needs a GPU",
     r"^python benchmarks/": "takes minutes, or needs other packages; tests/benchmarks has some",
-    r"(hf|s3|gs)://": "needs a server; tests/test_remote_models.py has some",
+    r"(hf|s3|gs)://": "needs a server; tests/remote_models has some",
     r"^hdit play ": "serves until it is stopped; tests/play has it",
     r"dinov2": "needs weights that are downloaded",
     r"blind_face_restoration|pmrf\.safetensors|imagenet_256x256_loguniform": "needs weights that others publish",
