@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hdit_core.recipe.write import recipe_toml
 from hdit_core.remote_models import remote_address
 from tests.compiled import share_compiled
 from tests.forked_command import run_hdit
