@@ -35,7 +35,7 @@ def list_command(
 
     Example: hdit runs list runs
     """
-    from hdit_core.runs.summary import list_runs
+    from hdit_core.runs.run_list import list_runs
 
     runs = list_runs(folder)
     emit(runs, json)

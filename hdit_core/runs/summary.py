@@ -1,4 +1,4 @@
-"""The status of runs, running or not: a summary of one, and a list of all in a folder."""
+"""The status of a run, running or not."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.status import read_status
 from hdit_core.data.format.retry_reads import is_storage_error
-from hdit_core.errors import CheckpointError, RecipeError, UsageError
+from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import read_json
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
@@ -116,36 +116,6 @@ def summarize(run: Path) -> RunSummary:
         scores=scores[-1] if scores else {},
         lineage=read_lineage(run),
     )
-
-
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return name, state, progress and last loss of each run in a folder, sorted by name; checkpoints are not read.
-
-    Raises:
-        UsageError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such directory")
-    return [_brief(run) for run in sorted(folder.iterdir()) if recipe_file(run).is_file()]
-
-
-def _brief(run: Path) -> dict[str, Any]:
-    status, log = read_status(run), read_log(run)
-    last = log[-1] if log else {}
-    try:
-        total: int | None = read_recipe(str(recipe_file(run))).train.num_images
-    except (RecipeError, OSError) as problem:
-        if is_storage_error(problem):
-            raise
-        total = None
-    return {
-        "run": str(run),
-        "state": str(status.get("state", "unknown")),
-        "step": max(int(status.get("step", 0)), int(last.get("step", 0))),
-        "images": max(int(status.get("num_images", 0)), int(last.get("num_images", 0))),
-        "total_images": total,
-        "loss": last.get("loss"),
-    }
 
 
 def _saved_steps(folders: Iterable[Path]) -> Iterator[CheckpointInfo]:

@@ -47,7 +47,8 @@ from hdit_core.evaluate.score import saved_reference, score
 from hdit_core.evaluate.sweep.defaults import apply_winner
 from hdit_core.evaluate.sweep.journal import Journal, Trial, read_winner
 from hdit_core.evaluate.sweep.plot import sweep_plot
-from hdit_core.evaluate.sweep.search_space import Point, SweepSettings, halving_schedule, keep_best_half
+from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
+from hdit_core.evaluate.sweep.successive_halving import halving_schedule, keep_best_half
 from hdit_core.evaluate.sweep.weights import SweepWeights
 from hdit_core.figures import PlotFormat, inline_svg
 from hdit_core.files import write_atomic

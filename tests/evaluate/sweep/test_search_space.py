@@ -1,16 +1,9 @@
-"""The candidates of a sweep, and the rounds of successive halving."""
+"""The candidates of a sweep."""
 
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.evaluate.sweep.search_space import (
-    Point,
-    grid,
-    halving_schedule,
-    keep_best_half,
-    read_intervals,
-    read_numbers,
-)
+from hdit_core.evaluate.sweep.search_space import Point, grid, read_intervals, read_numbers
 
 
 def test_ranges_include_both_ends_and_lists_may_mix_them_with_numbers():
@@ -39,26 +32,3 @@ def test_every_combination_is_tried_once_and_without_guidance_no_interval():
     assert points[:3] == (Point("ema", 1.0), Point("ema", 2.0), Point("ema", 2.0, (0.2, 5.0)))
     assert str(points[2]) == "weights ema, guidance 2, interval 0.2:5"
     assert points[2].to_json() == {"weights": "ema", "guidance": 2.0, "guidance_interval": [0.2, 5.0]}
-
-
-@pytest.mark.parametrize(
-    "count, n, least, expected",
-    [
-        (27, 8000, 2049, [4096, 8000]),  # 2,000 are too few
-        (27, 50_000, 2049, [3200, 6272, 12544, 25088, 50_000]),
-        (4, 8000, 100, [4096, 8000]),
-        (2, 8000, 100, [8000]),
-        (1, 8000, 100, [8000]),
-        (9, 2049, 2049, [2049]),
-    ],
-)
-def test_rounds_double_their_images_and_never_have_too_few(count, n, least, expected):
-    assert halving_schedule(count, n, least) == expected
-
-
-def test_the_better_half_advances_but_never_a_single_candidate():
-    points = [Point("ema", float(scale)) for scale in range(5)]
-    scores = dict(zip(points, [3.0, 1.0, 2.0, 9.0, 1.0], strict=True))
-    assert keep_best_half(scores) == [points[1], points[4], points[2]]
-    assert keep_best_half({points[0]: 1.0, points[1]: 0.5}) == [points[1], points[0]]
-    assert keep_best_half({points[0]: 1.0}) == [points[0]]
