@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from hdit_core.model.attention import tiled
+from hdit_core.model.attention import tiled_pytorch
 
 ROOT = Path(__file__).parents[1]
 ATEN = torch.ops.aten
@@ -148,7 +148,10 @@ def name_of(function: Any) -> str:
 def substitute(function: Any) -> Callable[..., Any]:
     """Return what computes an operation in main memory: the operation, if it has an implementation there."""
     if name_of(function) == "triton_attention":
-        return lambda q, k, v, kernel_size: (tiled.plain(q, k, v, kernel_size)[0], q.new_zeros(q.shape[:-1]).float())
+        return lambda q, k, v, kernel_size: (
+            tiled_pytorch.plain(q, k, v, kernel_size)[0],
+            q.new_zeros(q.shape[:-1]).float(),
+        )
     if name_of(function) == "triton_attention_backward":
         return attention_gradients
     return function  # type: ignore[no-any-return]
@@ -158,7 +161,7 @@ def attention_gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v."""
-    weights = tiled.plain(q, k, v, kernel_size)[1]
+    weights = tiled_pytorch.plain(q, k, v, kernel_size)[1]
     return torch.ops.hdit.tiled_attention_backward(grad, q, k, v, weights, kernel_size)  # type: ignore[no-any-return]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from hdit_core.devices import autocast, disable_tf32
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.model.attention.neighborhood_backends import BACKENDS
-from hdit_core.model.attention.tiled import attend as exact
+from hdit_core.model.attention.tiled_pytorch import attend as exact
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.triton.configuration import Kernel, configurations
 from hdit_core.recipe.read import read_recipe

@@ -27,7 +27,8 @@ from hdit_core.model.rotary_embedding import (
     grid_positions,
     sine_positions,
 )
-from hdit_core.model.tokens import SKIPS, TokenMerge, TokenSplit
+from hdit_core.model.skip_connection import SKIPS
+from hdit_core.model.tokens import TokenMerge, TokenSplit
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import AttentionBackend, LevelRecipe, ModelRecipe
 

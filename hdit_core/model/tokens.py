@@ -1,15 +1,13 @@
-"""Patching, token merging and splitting, and skip connections (HDiT paper, section 3.1).
+"""Patching, and merging and splitting of tokens (HDiT paper, section 3.1).
 
 A block of p x q cells becomes one token by concatenating its features in row-major order, followed by a linear map.
 """
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.linear import Initial, Linear, constant, nan_init, uniform_fan_in
-from hdit_core.recipe.model import Skip
+from hdit_core.model.linear import Initial, Linear, uniform_fan_in
 
 
 class TokenMerge(nn.Module):
@@ -40,57 +38,3 @@ class TokenSplit(nn.Module):
         """Return the cells."""
         p, q = self.block
         return rearrange(self.proj(x), "b h w (p q c) -> b (h p) (w q) c", p=p, q=q)
-
-
-class LerpSkip(TokenSplit):
-    """Split tokens and skip, interpolated with one learned weight: the paper's design.
-
-    The result is `(1 - f) * skip + f * up` as in the reference implementation; equation 2 of the paper swaps the
-    weights. f is initialized to 1/2, where both agree.
-    """
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__(width_in, width_out, (2, 2))
-        self.mix = torch.nn.Parameter(nan_init(1))
-        self.initial = {"mix": constant(0.5)}
-
-    def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
-    ) -> Float[Tensor, "B H2 W2 C2"]:
-        """Return the interpolated tokens."""
-        return torch.lerp(skip, super().forward(x), self.mix.to(x.dtype))
-
-
-class AddSkip(TokenSplit):
-    """Split tokens plus skip (row F2 of table 5)."""
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__(width_in, width_out, (2, 2))
-
-    def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
-    ) -> Float[Tensor, "B H2 W2 C2"]:
-        """Return the sum."""
-        return super().forward(x) + skip
-
-
-class ConcatSkip(TokenSplit):
-    """Split tokens and skip, concatenated and projected to the level's width, as in a U-Net (row F1)."""
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__(width_in, width_out, (2, 2))
-        self.join = Linear(2 * width_out, width_out)
-
-    def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
-    ) -> Float[Tensor, "B H2 W2 C2"]:
-        """Return the projected tokens."""
-        return self.join(torch.cat([super().forward(x), skip], dim=-1))
-
-
-SKIPS: dict[Skip, type[LerpSkip] | type[AddSkip] | type[ConcatSkip]] = {
-    "lerp": LerpSkip,
-    "add": AddSkip,
-    "concat": ConcatSkip,
-}
-"""Values of `model.skip`."""

@@ -9,7 +9,8 @@ from hdit_core.errors import RecipeError
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.norm import ADA_NORMS, AdaLayerNorm
 from hdit_core.model.rotary_embedding import sine_positions
-from hdit_core.model.tokens import SKIPS, TokenSplit
+from hdit_core.model.skip_connection import SKIPS
+from hdit_core.model.tokens import TokenSplit
 from tests.model.small_network import awake, inputs, level, recipe
 
 CPU = torch.device("cpu")

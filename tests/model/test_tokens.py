@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hdit_core.model.tokens import LerpSkip, TokenMerge, TokenSplit
+from hdit_core.model.skip_connection import LerpSkip
+from hdit_core.model.tokens import TokenMerge, TokenSplit
 
 
 def test_patches_are_flattened_row_by_row_with_their_channels_together():

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from hdit_core.data.image.arrays.npy import is_npy
-from hdit_core.data.image.color.color_space import color_space_to_srgb
+from hdit_core.data.image.color.cicp import color_space_to_srgb
 from hdit_core.data.image.color.icc_profile import to_srgb
 from hdit_core.data.image.color.palette import check_palette, palette_size, read_8_bit_palette
 from hdit_core.data.image.exif import camera_space, read_exif, turn_upright

@@ -4,7 +4,7 @@ from typing import Any
 
 from PIL import Image
 
-from hdit_core.data.image.color.color_space import ADOBE_RGB, NOT_NAMED, ColorSpace
+from hdit_core.data.image.color.cicp import ADOBE_RGB, NOT_NAMED, ColorSpace
 from hdit_core.data.image.png import CORRUPT_EXIF
 
 _ORIENTATION_TAG = 0x0112

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hdit_core.data.image.color.color_space import ColorSpace
+from hdit_core.data.image.color.cicp import ColorSpace
 from hdit_core.data.image.unusable import UnusableImageError
 
 LEAST_ZEROS = 64

@@ -2,7 +2,7 @@
 
 import struct
 
-from hdit_core.data.image.color.color_space import UNKNOWN
+from hdit_core.data.image.color.cicp import UNKNOWN
 from hdit_core.data.image.file_facts import FileFacts, check_first_frame, check_zero_tail
 
 _PROFILE_IN_FILE = b"DEBM"  # "MBED" in little-endian order

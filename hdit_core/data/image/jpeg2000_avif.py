@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-from hdit_core.data.image.color.color_space import ColorSpace
+from hdit_core.data.image.color.cicp import ColorSpace
 from hdit_core.data.image.file_facts import FileFacts, check_zero_tail
 from hdit_core.data.image.unusable import UnusableImageError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from hdit_core.data.image.color.color_space import UNKNOWN, ColorSpace
+from hdit_core.data.image.color.cicp import UNKNOWN, ColorSpace
 from hdit_core.data.image.color.icc_profile import UNUSABLE
 from hdit_core.data.image.file_facts import FileFacts
 from hdit_core.data.image.unusable import UnusableImageError

@@ -18,7 +18,7 @@ from hdit_core.errors import CheckpointError
 from hdit_core.model.attention.global_attention import Operator
 from hdit_core.model.attention.neighborhood import neighborhood_attention
 from hdit_core.model.attention.shifted_window import ShiftedWindows, shifted_window_attention
-from hdit_core.model.attention.tiled import plain
+from hdit_core.model.attention.tiled_pytorch import plain
 from hdit_core.model.blocks import AttentionBlock
 from hdit_core.model.conditioning import AUGMENT_FEATURES
 from hdit_core.model.linear import Linear

@@ -13,7 +13,7 @@ import torch
 
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import native as native_backend
-from hdit_core.model.attention import tiled
+from hdit_core.model.attention import tiled_pytorch
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 
@@ -88,7 +88,7 @@ BACKENDS = {
         Backend("triton", "hdit_core.model.attention.triton", "cuda"),
         # torch documents the Triton kernels of its backward pass, which are its default, as deterministic
         Backend("flex", "hdit_core.model.attention.flex", "cuda"),
-        Backend("tiled", tiled.__name__, None),
+        Backend("tiled", tiled_pytorch.__name__, None),
     )
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
-from hdit_core.model.attention.tiled import attend as tiled
+from hdit_core.model.attention.tiled_pytorch import attend as tiled
 
 SHAPE = (1, 12, 20, 2)  # batch, rows, columns, heads: not square, and not a multiple of any kernel's tiles
 KERNEL_SIZE = 5

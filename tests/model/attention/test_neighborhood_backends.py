@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hdit_core.errors import UsageError
-from hdit_core.model.attention import flex, natten, tiled, triton
+from hdit_core.model.attention import flex, natten, tiled_pytorch, triton
 from hdit_core.model.attention import native as native_backend
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.neighborhood_backends import BACKENDS, availability, select_backend, selected_backends
@@ -39,7 +39,7 @@ def gpu(monkeypatch):
 
 @torch.inference_mode()
 def test_a_backend_is_tested_with_gradients_also_by_a_first_use_without_them():
-    assert self_test(tiled.attend, dataclasses.replace(CPU, head_dim=8)) is None
+    assert self_test(tiled_pytorch.attend, dataclasses.replace(CPU, head_dim=8)) is None
 
 
 # --- automatic selection ---------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdit_core.model.attention.tiled import Axis, divide_axis
+from hdit_core.model.attention.tiled_pytorch import Axis, divide_axis
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9, 13, 21])

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from hdit_core.data.image.color.color_space import refuse_high_dynamic_range
+from hdit_core.data.image.color.cicp import refuse_high_dynamic_range
 
 CONVERTED = "converted to sRGB by its color profile"
 UNUSABLE = "unusable color profile ignored"
