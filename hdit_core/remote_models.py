@@ -86,14 +86,17 @@ def remote_address(path: Path | str) -> str | None:
 
 
 def local_model(path: Path | str) -> Path:
-    """Return the local path of a model; one at an address is fetched into the cache first.
+    """Return the local path of a model: an address is fetched into the cache first, RUN@STEP is a checkpoint folder.
 
     Raises:
         UsageError: the package for this kind of address is missing.
         CheckpointError: there is no model at the address, or it cannot be fetched.
     """
     address = remote_address(path)
-    return Path(path) if address is None else _fetched(address, cache_folder() / "models")
+    if address is not None:
+        return _fetched(address, cache_folder() / "models")
+    step = None if Path(path).exists() else re.fullmatch(r"(.+)@([0-9]{1,9})", str(path))
+    return Path(step[1], "checkpoints", f"step-{int(step[2]):09d}") if step else Path(path)
 
 
 @lru_cache(maxsize=64)

@@ -68,15 +68,15 @@ def prepare_data(
 ) -> None:
     """Convert images to webdataset shards with checksums.
 
-    EXIF orientation, palettes, CMYK, 16 bits, color profiles and transparency are handled; unusable files are listed
-    in rejects.jsonl with the reason. Rerun the same command to resume; the result is byte-identical for any number of
-    processes. On a cluster, each task of a job array processes one part (hdit slurm prepare-data); then the same
-    command with --finish merges them.
+    EXIF orientation, palettes, CMYK, 16 bits, color profiles and transparency are handled; every file that is left out
+    is listed in DIR/rejects.jsonl with the reason. Rerun the same command to resume; the result is byte-identical for
+    any number of processes. On a cluster, each task of a job array processes one part (hdit slurm prepare-data); then
+    the same command with --finish merges them.
 
     Examples:
       hdit prepare-data photos/ --out data/faces --size 1024
       hdit prepare-data photos.tar --out data/faces --size 1024
-      find photos -name '*.png' | hdit prepare-data - --out data/faces --size 1024
+      find photos -name '*.png' | head -99 | hdit prepare-data - --out data/a --size 64
     """
     from hdit_core.data.prepare.run import PrepareSummary
 

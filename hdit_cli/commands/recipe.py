@@ -46,7 +46,9 @@ def show(
 ) -> None:
     """Print a recipe with all defaults and overrides.
 
-    Example: hdit recipe show mnist32 --set train.batch_size=64
+    Examples:
+      hdit recipe show mnist32 --set train.batch_size=64
+      diff <(hdit recipe show mnist32) <(hdit recipe show my.toml)
     """
     from hdit_core.recipe.read import read_recipe
     from hdit_core.recipe.write import recipe_toml

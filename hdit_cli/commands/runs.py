@@ -31,7 +31,8 @@ def list_command(
 ) -> None:
     """List the runs in a folder.
 
-    Prints state, progress and last loss of each.
+    Prints state, progress, last loss and time of the last status of each: running, preempted (rerun the command to
+    resume), done or failed. A running process writes it at least once a minute; after a kill it stays `running`.
 
     Example: hdit runs list runs
     """
@@ -112,6 +113,7 @@ def _lines(summary: "RunSummary") -> Iterator[str]:
     left = f", {duration(summary.seconds_left)} left" if summary.seconds_left else ""
     reason = f": {printable(summary.reason)}" if summary.reason else ""
     rows = [("run", summary.run), ("state", summary.state + reason)]
+    rows += [("updated", summary.updated)] if summary.updated else []
     rows += [("forked from", str(fork)) for fork in reversed(summary.lineage)]
     rows += [("model", f"{summary.parameters:,} parameters")]
     progress = f"{summary.num_images:,} of {summary.total_images:,} images ({done:.1%}), step {summary.step:,}"

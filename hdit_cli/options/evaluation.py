@@ -168,7 +168,7 @@ SmallOption = Annotated[
     bool,
     typer.Option(
         "--allow-small-n",
-        help="Score sets with no more images than feature dimensions; comparable only at equal n.",
+        help="Score sets with no more images than feature dimensions (Inception: 2048); comparable only at equal n.",
         rich_help_panel=METRIC,
     ),
 ]

@@ -36,7 +36,8 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="TABLE.KEY=VALUE",
-        help="Override a key of the recipe, e.g. train.lr=1e-4 or model.levels[0].width=64; repeatable.",
+        help="Override a key of the recipe, e.g. train.lr=1e-4 or model.levels[0].width=64; repeatable. hdit recipe "
+        "reference lists the keys.",
     ),
 ]
 """Default None; pass `overrides or ()` to `read_recipe`."""
@@ -48,8 +49,8 @@ CheckpointOption = Annotated[
     typer.Option(
         "--ckpt",
         metavar="CKPT",
-        help="Run, checkpoint folder, exported folder, or safetensors file; or an address of one: hf://OWNER/NAME, "
-        "s3://..., gs://..., https://....",
+        help="Run (its newest checkpoint), RUN@STEP, checkpoint folder, exported folder, or safetensors file; or an "
+        "address of one: hf://OWNER/NAME, s3://..., gs://..., https://....",
         rich_help_panel=INPUT,
     ),
 ]
@@ -105,7 +106,7 @@ SampleSetOption = Annotated[
     typer.Option(
         "--set",
         metavar="sample.KEY=VALUE",
-        help="Override any key of the recipe's [sample]; repeatable.",
+        help="Override any key of the recipe's [sample]; repeatable. hdit recipe reference sample lists them.",
         rich_help_panel=SAMPLING,
     ),
 ]

@@ -61,8 +61,8 @@ class StartOptions:
         typer.Option(
             "--resume",
             metavar="RUN",
-            help="Resume this run with its own recipe, without RECIPE and --out. --set can change some keys, such as "
-            "train.num_images and data.path; for others, fork with --from.",
+            help="Resume this run with its own recipe, without RECIPE and --out, also with another number of GPUs. "
+            "--set can change some keys, such as train.num_images and data.path; for others, fork with --from.",
             rich_help_panel=START,
         ),
     ] = None
@@ -73,7 +73,9 @@ class StartOptions:
             metavar="RUN[@STEP]",
             help="Fork: start the new run --out from a checkpoint of another run (default: its newest), with its "
             "weights, optimizer, EMA, counters and data position. RECIPE is the whole recipe of the new run; "
-            "RUN/recipe.toml has the settings that the other run got with --set.",
+            "RUN/recipe.toml has the settings that the other run got with --set. For other data add --reset optimizer "
+            "--reset counter. To take over the weights alone, also of a file or an address: --set "
+            "train.init_from=CKPT, without --from.",
             rich_help_panel=START,
         ),
     ] = None
@@ -96,7 +98,8 @@ class CheckOptions:
         bool,
         typer.Option(
             "--dry-run",
-            help="Run two steps on the prepared data and report memory, throughput and training time; writes nothing.",
+            help="Run two steps on the prepared data and report memory, throughput and training time; writes nothing. "
+            "If memory is short, lower train.micro_batch_size, which accumulates gradients.",
             rich_help_panel=CHECK,
         ),
     ] = False

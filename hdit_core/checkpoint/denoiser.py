@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
@@ -15,7 +14,7 @@ from torch import Tensor
 from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name
 from hdit_core.checkpoint.kdiffusion.config_to_recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
-from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, recipe_file
+from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype, precision_of
@@ -111,9 +110,9 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors,
     if path.is_file():
         return _read_file(path)
     if not path.is_dir():
-        run, _, step = str(path).rpartition("@")  # as in `hdit train --from`
-        folder = checkpoint_folder(Path(run), int(step)) if re.fullmatch(r"\d{1,9}", step, re.ASCII) else None
-        hint = f"; the checkpoint of step {int(step)} is {folder}" if folder and folder.is_dir() else ""
+        others = checkpoint_folders(path.parent.parent) if CHECKPOINT_NAME.fullmatch(path.name) else []
+        steps = ", ".join(str(int(folder.name[-9:])) for folder in others)
+        hint = f"; the run has those of steps {steps}" if steps else ""
         raise CheckpointError(f"{path}: no such run, checkpoint or file{hint}")
     if (path / EXPORTED).is_file():
         return _read_file(path / EXPORTED)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,15 @@ def read_status(run: Path) -> dict[str, Any]:
         if is_storage_error(problem) or isinstance(problem, PermissionError):
             raise
         return {}
+
+
+def updated(run: Path) -> str | None:
+    """Return when the status was written, in local time (ISO 8601); None if there is none."""
+    try:
+        written = status_file(run).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(written).astimezone().isoformat(timespec="seconds")
 
 
 def _read(run: Path) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from typing import Any
 
 from hdit_core.checkpoint.layout import recipe_file
 from hdit_core.checkpoint.log import read_log
-from hdit_core.checkpoint.status import read_status
+from hdit_core.checkpoint.status import read_status, updated
 from hdit_core.data.format.retry_reads import is_storage_error
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.recipe.read import read_recipe
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return name, state, progress and last loss of each run in a folder, sorted by name; checkpoints are not read.
+    """Return the row of each run in a folder, sorted by name; checkpoints are not read.
 
     Raises:
         UsageError: there is no such folder.
@@ -39,4 +39,5 @@ def _row(run: Path) -> dict[str, Any]:
         "images": max(int(status.get("num_images", 0)), int(last.get("num_images", 0))),
         "total_images": total,
         "loss": last.get("loss"),
+        "updated": updated(run),
     }

@@ -9,7 +9,7 @@ from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, rec
 from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
-from hdit_core.checkpoint.status import read_status
+from hdit_core.checkpoint.status import read_status, updated
 from hdit_core.data.format.retry_reads import is_storage_error
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import read_json
@@ -46,6 +46,7 @@ class RunSummary:
 
     Attributes:
         state: running, preempted, done, failed, or unknown; a killed run is still `running`.
+        updated: when that was written, in local time; a running process does so at least once a minute.
         reason: why it failed or was stopped.
         last: the last line of the log.
         seconds_left: remaining time at the speed of that line; None if unknown.
@@ -56,6 +57,7 @@ class RunSummary:
 
     run: str
     state: str
+    updated: str | None
     reason: str | None
     step: int
     num_images: int
@@ -104,6 +106,7 @@ def summarize(run: Path) -> RunSummary:
     return RunSummary(
         run=str(run),
         state=str(status.get("state", "unknown")),
+        updated=updated(run),
         reason=status.get("reason"),
         step=step,
         num_images=num_images,

@@ -216,14 +216,13 @@ def test_weights_of_whole_numbers_are_refused_by_name(changed):
         build_denoiser(recipe, state, "here")
 
 
-def test_a_step_of_a_run_is_answered_with_its_folder(tmp_path):
-    """As `hdit train --from` takes it."""
-    folder = tmp_path / "run" / "checkpoints" / "step-000000020"
-    folder.mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=rf"no such run, .*; the checkpoint of step 20 is {folder}$"):
-        load_denoiser(tmp_path / "run@20")
-    for step in ("21", "x", "2" * 12):
-        with pytest.raises(CheckpointError, match=r"no such run, checkpoint or file$"):
+def test_a_step_that_the_run_does_not_have_is_answered_with_those_that_it_has(tmp_path):
+    for step in (20, 30):
+        (tmp_path / "run" / "checkpoints" / f"step-{step:09d}").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"step-000000021: no such run, .*; the run has those of steps 30, 20$"):
+        load_denoiser(tmp_path / "run@21")
+    for step in ("x", "2" * 12):
+        with pytest.raises(CheckpointError, match=rf"run@{step}: no such run, checkpoint or file$"):
             load_denoiser(tmp_path / f"run@{step}")
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,8 @@ def test_runs_of_a_folder_are_listed_with_state_progress_and_loss(runs, capsys):
     facts = [[row[key] for key in ("state", "step", "images", "total_images")] for row in listed]
     assert facts == [["done", 8, 64, 64]] * 2
     assert all(row["loss"] > 0 for row in listed)
+    written = (runs / "a" / "status.json").stat().st_mtime
+    assert datetime.fromisoformat(listed[0]["updated"]).timestamp() == int(written)
     assert main(["runs", "list", str(runs)]) == 0
     assert "done" in capsys.readouterr().out
 
