@@ -76,7 +76,7 @@ def prepare_data(
     Examples:
       hdit prepare-data photos/ --out data/faces --size 1024
       hdit prepare-data photos.tar --out data/faces --size 1024
-      find photos -name '*.png' | head -99 | hdit prepare-data - --out data/a --size 64
+      find . -name '*.png' | head -99 | hdit prepare-data - --out data/a --size 64
     """
     from hdit_core.data.prepare.run import PrepareSummary
 

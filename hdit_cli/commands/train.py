@@ -50,9 +50,8 @@ def train(
     """Train a recipe; rerun the same command to resume.
 
     Writes checkpoints (train.checkpoint_every_images), log.jsonl, image grids (train.sample_every_images), scores
-    (train.eval_every_images) and loss spikes (incidents/) to the run directory. At Ctrl-C, SIGTERM, SIGUSR1 or a file
-    STOP in that directory, saves and exits with code 75; at a second Ctrl-C, exits at once. Use torchrun or srun for
-    several GPUs, --from to fine-tune.
+    (train.eval_every_images) and loss spikes (incidents/). At Ctrl-C, SIGTERM, SIGUSR1 or a file STOP in the run
+    directory, saves and exits with code 75; at a second Ctrl-C, exits at once. For several GPUs use torchrun or srun.
 
     Examples:
       hdit train mnist32 --out runs/digits
