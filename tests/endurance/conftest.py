@@ -6,7 +6,11 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=100, help="processes that are killed at random times")
     parser.addoption("--flips", type=int, default=500, help="bits that are flipped")
-    parser.addoption("--calls", type=int, default=11, help="system calls of each kind that fail, for each command")
+    parser.addoption(
+        "--calls",
+        type=int,
+        help="system calls of each kind that fail, for each command; default: 11, or 3 for fewer kills",
+    )
 
 
 @pytest.fixture
@@ -20,5 +24,5 @@ def flips(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def calls(request: pytest.FixtureRequest) -> int:
-    return request.config.getoption("--calls")
+def calls(request: pytest.FixtureRequest, kills: int) -> int:
+    return request.config.getoption("--calls") or (11 if kills >= 100 else 3)

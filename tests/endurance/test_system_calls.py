@@ -27,17 +27,21 @@ ERRORS = {
 """What each kind of call fails with on a disk or a network file system that has something to complain about."""
 
 
-def faults(calls, number):
-    """Yield kind, errno and number of the calls that are to fail: `number` of each kind, evenly over all of them."""
+def faults(calls, number, command):
+    """Yield kind, errno and number of the calls that are to fail: `number` of each kind, evenly over all of them.
+
+    Other commands begin with other errors, so that all together meet every error of every kind.
+    """
     for kind, (call, count) in enumerate(calls.items()):
         for place in range(number if count else 0):
-            yield call, ERRORS[call][(kind + place) % len(ERRORS[call])], 1 + (count - 1) * place // max(1, number - 1)
+            error = ERRORS[call][(command + kind + place) % len(ERRORS[call])]
+            yield call, error, 1 + (count - 1) * place // max(1, number - 1)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_errno_is_one_line_with_the_path_and_the_command_works_afterwards(server, work, name, calls):
     trial, failures = Trial(server, work, name), []
-    for call, error, first in dict.fromkeys(faults(trial.calls, calls)):
+    for call, error, first in dict.fromkeys(faults(trial.calls, calls, list(COMMANDS).index(name))):
         try:
             trial.inject(call, error, first)
         except AssertionError as failure:
