@@ -6,7 +6,6 @@ from typing import Any
 from hdit_core.checkpoint.layout import recipe_file
 from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.status import read_status, updated
-from hdit_core.data.format.retry_reads import is_storage_error
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.recipe.read import read_recipe
 
@@ -28,9 +27,7 @@ def _row(run: Path) -> dict[str, Any]:
     last = log[-1] if log else {}
     try:
         total: int | None = read_recipe(str(recipe_file(run))).train.num_images
-    except (RecipeError, OSError) as problem:
-        if is_storage_error(problem):
-            raise
+    except (RecipeError, FileNotFoundError):  # damaged, or removed meanwhile
         total = None
     return {
         "run": str(run),
