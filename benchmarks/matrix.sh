@@ -32,6 +32,7 @@ run_row() {
         *) echo "no such row: $1" && return 2 ;;
     esac
     "${PYTHON:-python3}" -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install --quiet --upgrade pip  # old ones take long to resolve this many packages
     # torch first, so that the other packages find the build that is wanted
     if [ "$build" = cpu ]; then "$venv/bin/python" -m pip install --quiet "$torch" torchvision ${CPU_TORCH:-}
     else "$venv/bin/python" -m pip install --quiet "$torch" torchvision; fi
