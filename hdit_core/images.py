@@ -71,6 +71,11 @@ def from_float(
     return (np.rint(values) if np.dtype(dtype).kind == "u" else values).astype(dtype)
 
 
+def shown(images_u8: UInt8[np.ndarray, "B H W C"]) -> UInt8[np.ndarray, "B H W C2"]:
+    """Return the channels of images that a picture shows: the first three, of fewer the first one."""
+    return images_u8[..., : 3 if images_u8.shape[-1] >= 3 else 1]
+
+
 def to_pil(image_u8: UInt8[np.ndarray, "H W C"]) -> Image.Image:
     """Return one image as a Pillow image: grey for one channel, RGB for three."""
     return Image.fromarray(image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8)

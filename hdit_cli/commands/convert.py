@@ -16,7 +16,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Run, checkpoint folder or file.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Safetensors file to write; never overwritten.")],
     to: Annotated[Literal["hdit", "k-diffusion"], typer.Option("--format", "--to", help="Format to write.")] = "hdit",
-    weights: WeightsOption = "ema",
+    weights: WeightsOption = None,
     trust_pickle: Annotated[
         bool,
         typer.Option(

@@ -122,8 +122,8 @@ def export(
         result = _export_as(diffusers, source, folder, settings)
         if repository is not None:
             result["folder"] = push(folder, repository, public=public)
-    emit(result, json, _lines(result, to))
-    note(f"choose a license and enter it in {to / 'README.md'}")
+    emit(result, json, _lines(result))
+    note(f"choose a license and enter it in {result['folder']}/README.md")
 
 
 def _repository(to: Path, public: bool) -> str | None:
@@ -136,9 +136,12 @@ def _repository(to: Path, public: bool) -> str | None:
     return repository
 
 
-def _lines(result: dict[str, Any], to: Path) -> list[str]:
+def _lines(result: dict[str, Any]) -> list[str]:
     facts = [(key, cell(value)) for key, value in result.items() if key != "files" and value not in (None, [])]
-    return [*align(facts), *(f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in result["files"].items())]
+    return [
+        *align(facts),
+        *(f"{result['folder']}/{name}  {size_bytes:,} bytes" for name, size_bytes in result["files"].items()),
+    ]
 
 
 def _check_options(

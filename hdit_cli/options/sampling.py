@@ -213,13 +213,15 @@ class GuidanceOptions:
 
         Raises:
             CheckpointError: it cannot be read.
+            UsageError: it has other weights than --guide-weights.
         """
         if self.guide is None:
             return None
-        from hdit_core.checkpoint import load_denoiser
+        from hdit_core.checkpoint.denoiser import check_weights, load_denoiser
         from hdit_core.diffusion.guidance import Guide
 
         denoiser = load_denoiser(self.guide, self.guide_weights or weights, device)
+        check_weights(self.guide, self.guide_weights, denoiser.source)
         return Guide(denoiser, AUTOGUIDANCE if self.autoguidance is None else self.autoguidance)
 
 

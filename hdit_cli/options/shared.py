@@ -81,11 +81,12 @@ WEIGHTS_HELP = (
 )
 
 WeightsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--weights",
         metavar=WEIGHTS,
         help=WEIGHTS_HELP,
+        show_default="ema",
         rich_help_panel=INPUT,
     ),
 ]

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights, source_metadata, source_record
+from hdit_core.checkpoint.denoiser import (
+    Weights,
+    build_denoiser,
+    check_weights,
+    read_weights,
+    source_metadata,
+    source_record,
+)
 from hdit_core.checkpoint.kdiffusion.config_to_recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.pmrf import is_pmrf, recipe_of_pmrf, state_of_pmrf
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
@@ -25,7 +32,7 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl")
 
 
 def convert_weights(
-    source: Path, target: Path, *, to: str, weights: Weights = "ema", trust_pickle: bool = False
+    source: Path, target: Path, *, to: str, weights: Weights | None = None, trust_pickle: bool = False
 ) -> dict[str, Any]:
     """Write the weights of a run, checkpoint or file to one safetensors file, and return a summary of it.
 
@@ -34,14 +41,15 @@ def convert_weights(
             k-diffusion, or a `.ckpt` or a hub folder of PMRF.
         target: the file to write; it must not exist.
         to: `"hdit"` or `"k-diffusion"`.
-        weights: for a run or a checkpoint, as in `load_denoiser`; for a `.pth` file `"ema"` or `"model"`.
+        weights: for a run or a checkpoint, as in `load_denoiser`; for a `.pth` file `"ema"` or `"model"`. None: "ema",
+            or those of a file or folder that has one kind only.
         trust_pickle: allow `.pth` files, which are read with torch's restricted unpickler.
 
     Returns:
         Path, format, origin of the weights, number of tensors and number of parameters, as for `--json`.
 
     Raises:
-        UsageError: the target exists, or the source is a pickle and `trust_pickle` is false.
+        UsageError: the target exists, the source has no such weights, or it is a pickle and `trust_pickle` is false.
         CheckpointError: the source is missing, corrupt, or not such a file.
     """
     if target.exists():
@@ -59,13 +67,17 @@ def convert_weights(
     return {"file": str(target), "format": to, **source_record(found), "tensors": len(state), "parameters": parameters}
 
 
-def _read_source(source: Path, weights: Weights, trust_pickle: bool) -> tuple[Recipe, Tensors, str | None, ModelSource]:
+def _read_source(
+    source: Path, weights: Weights | None, trust_pickle: bool
+) -> tuple[Recipe, Tensors, str | None, ModelSource]:
     """Return recipe, weights, the original k-diffusion config if there is one, and the origin of the weights."""
     if source.suffix in PICKLE_SUFFIXES:
-        return *_read_pickle(source, weights, trust_pickle), ModelSource(weights=weights)
+        taken = weights or "ema"
+        return *_read_pickle(source, taken, trust_pickle), ModelSource(weights=taken)
     if _is_pmrf_folder(source):
         return *_read_pmrf_folder(source), None, ModelSource()
-    recipe, state, found = read_weights(source, weights)
+    recipe, state, found = read_weights(source, weights or "ema")
+    check_weights(source, weights, found)
     return recipe, state, _original_config(source), found
 
 
@@ -86,6 +98,8 @@ def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, T
             f"{path}: a pickle, which can execute arbitrary code when it is read; if you trust its author, add "
             "--i-trust-this-pickle"
         )
+    if weights not in ("ema", "model"):
+        raise UsageError(f"{path}: --weights {weights}: a pickle has ema and model weights; give one of these")
     try:
         # the restricted unpickler all the same: such a checkpoint needs only tensors, numbers and text
         content = torch.load(path, map_location="cpu", weights_only=True)

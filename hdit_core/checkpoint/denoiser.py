@@ -19,7 +19,7 @@ from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkp
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype, precision_of
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
-from hdit_core.errors import CheckpointError, RecipeError
+from hdit_core.errors import CheckpointError, RecipeError, UsageError
 from hdit_core.model.attention.neighborhood_backends import selected_backends
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
@@ -126,6 +126,27 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors,
         return checkpoint.recipe, checkpoint.tensors(part), _source_of(checkpoint, weights)
     recipe, tensors, source = _read_file(find_post_hoc_ema(path, parse_ema_std(weights)))
     return recipe, tensors, replace(source, run=_shortest(path), weights=weights)
+
+
+def check_weights(path: Path | str, wanted: Weights | None, found: ModelSource) -> None:
+    """Refuse weights that a file or an exported folder, which has one kind only, does not have.
+
+    Args:
+        path: for the message.
+        wanted: as the user chose them; None for any.
+        found: origin of the weights that were read.
+
+    Raises:
+        UsageError: they are of another kind; those of a file that names none are accepted.
+    """
+    if wanted is None or found.weights in (None, wanted):
+        return
+    try:
+        is_same = part_name(wanted) == part_name(found.weights or "")
+    except UsageError:  # of a name in a file's metadata that no part has
+        is_same = False
+    if not is_same:
+        raise UsageError(f"{path}: has the weights {found.weights}, not {wanted}; leave out --weights")
 
 
 def _source_of(checkpoint: Checkpoint, weights: Weights) -> ModelSource:

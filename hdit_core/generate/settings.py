@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from hdit_core.checkpoint.denoiser import Weights, load_denoiser
-from hdit_core.checkpoint.ema.snapshots import part_name
+from hdit_core.checkpoint.denoiser import Weights, check_weights, load_denoiser
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.files import read_text, write_atomic
@@ -127,9 +126,7 @@ def open_denoiser(
     """
     defaults = read_defaults(Path(path))
     denoiser = load_denoiser(path, weights or defaults.weights, device)
-    found = denoiser.source.weights
-    if weights is not None and found is not None and part_name(weights) != part_name(found):
-        raise UsageError(f"{path}: has the weights {found}, not {weights}; leave out --weights")
+    check_weights(path, weights, denoiser.source)
     return with_sample(denoiser, apply_defaults(denoiser.recipe, defaults).sample), defaults
 
 

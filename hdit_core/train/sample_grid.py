@@ -15,7 +15,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.files import write_atomic
 from hdit_core.generate.dataset_conditions import DatasetConditions, spread_of_size
 from hdit_core.generate.generate import collect, generate
-from hdit_core.images import png_bytes, sheet, to_uint8
+from hdit_core.images import png_bytes, sheet, shown, to_uint8
 from hdit_core.train.step.train_step import Learner
 
 MOST_IMAGES = 64
@@ -55,8 +55,7 @@ def _page(learner: Learner, classes: tuple[str, ...] | None) -> UInt8[np.ndarray
     captions = None
     if class_ids and columns is None:
         captions = [classes[index] if classes else str(index) for index in class_ids]
-    images = images if images.shape[-1] in (1, 3) else images[..., :3] if images.shape[-1] > 3 else images[..., :1]
-    return sheet(images, captions, columns)
+    return sheet(shown(images), captions, columns)
 
 
 def _conditional_page(learner: Learner, reader: ImageReader) -> UInt8[np.ndarray, "H W C"] | None:

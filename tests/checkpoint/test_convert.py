@@ -102,3 +102,17 @@ def test_a_conversion_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         convert_weights(REFERENCE / "global.safetensors", tmp_path / "ours", to="hdit")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("weights", ["0.08", "raw"])
+def test_weights_that_a_training_checkpoint_does_not_have_are_refused(pickled, tmp_path, weights):
+    with pytest.raises(UsageError, match=f"--weights {weights}: a pickle has ema and model weights"):
+        convert_weights(pickled[0], tmp_path / "ours", to="hdit", weights=weights, trust_pickle=True)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_weights_that_a_file_does_not_have_are_refused(pickled, tmp_path):
+    convert_weights(pickled[0], tmp_path / "ours", to="hdit", weights="model", trust_pickle=True)
+    with pytest.raises(UsageError, match="ours: has the weights model, not ema; leave out --weights"):
+        convert_weights(tmp_path / "ours", tmp_path / "theirs", to="k-diffusion", weights="ema")
+    assert convert_weights(tmp_path / "ours", tmp_path / "theirs", to="k-diffusion")["weights"] == "model"

@@ -149,3 +149,30 @@ def test_two_ranks_under_torchrun_write_the_folder_of_one_process(tmp_path, trai
     subprocess.run([*ranks, *sample, str(tmp_path / "two")], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert contents(tmp_path / "alone") == contents(tmp_path / "two") and len(contents(tmp_path / "two")) == 5
     assert (tmp_path / "alone" / "samples.json").read_bytes() == (tmp_path / "two" / "samples.json").read_bytes()
+
+
+def test_a_sampler_with_more_steps_than_the_schedule_has_no_more_frames(denoiser, monkeypatch):
+    """dpm_adaptive takes as many steps as it needs."""
+    monkeypatch.setattr(animation, "MOST_FRAMES", 6)
+    settings = denoiser.recipe.sample.model_copy(update={"steps": 4, "sampler": "dpm_adaptive"})
+    pipeline = SamplingPipeline(denoiser, settings, 5, (16, 24))
+    steps, frames, write = [], [], animation._webp
+    pipeline.generate_batch([0], [0], steps.append)
+    monkeypatch.setattr(animation, "_webp", lambda shown, *how, **more: frames.extend(shown) or write(shown, *how))
+    animation.trajectory(pipeline, range(1), [0])
+    assert len(steps) > 8 and 3 <= len(frames) <= 6
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, 1), (4, 3), (5, 3)])
+def test_an_animation_shows_the_first_channels_of_images_that_are_no_pictures(changed, channels, shown):
+    recipe = changed({"model.channels": channels, "sample.steps": 2, "sample.sampler": "euler"})
+    network = HourglassTransformer(recipe.model)
+    initialize(network, 3)
+    torch.nn.init.normal_(network.patch_out.proj.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    pipeline = SamplingPipeline(Denoiser(network, recipe).eval(), recipe.sample, 5, (16, 24))
+    film = Image.open(io.BytesIO(trajectory(pipeline, range(1), [0]).webp))
+    film.seek(film.n_frames - 1)
+    (batch,) = pipeline.generate([0], [0])
+    pixels = np.asarray(film.convert("RGBA"))[2:18, 2:26]
+    assert (pixels[..., 3] == 255).all()
+    assert np.abs(pixels[..., :shown].astype(float) - to_uint8(batch.images)[0, ..., :shown]).mean() < 40

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 import hdit_core.generate.export.diffusers as code
-from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
+from hdit_core.checkpoint.denoiser import Weights, build_denoiser, check_weights, read_weights
 from hdit_core.checkpoint.safetensors_file import write_tensor_file
 from hdit_core.errors import UsageError
 from hdit_core.files import atomic_folder, check_output, read_text, write_file
+from hdit_core.generate.export.markdown import as_text
 from hdit_core.generate.settings import apply_defaults, read_defaults
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -36,8 +37,7 @@ pipeline_tag: unconditional-image-generation
     pipeline = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
     pipeline({arguments}num_inference_steps={steps}).images[0].save("image.png")
 
-A Hourglass Diffusion Transformer, exported by hdit ({weights} weights). `trust_remote_code` runs the code in this
-folder.
+A Hourglass Diffusion Transformer, exported by hdit{weights}. `trust_remote_code` runs the code in this folder.
 """
 
 
@@ -53,13 +53,14 @@ def export_diffusers(
         dtype: of the weights; fixed frequencies stay float32.
 
     Raises:
-        UsageError: the folder exists, or the network has a part that the exported code lacks; names the key.
+        UsageError: the folder exists, the source has other weights, or the network has a part that the exported code
+            lacks; names the key.
         CheckpointError: the source is missing or damaged.
     """
     check_output("--out", folder, new=True)
     defaults = read_defaults(source)
-    weights = weights or defaults.weights
-    recipe, state, _ = read_weights(source, weights)
+    recipe, state, found = read_weights(source, weights or defaults.weights)
+    check_weights(source, weights, found)
     recipe = apply_defaults(recipe, defaults)
     _check_supported(recipe)
     denoiser = build_denoiser(recipe, state, str(source)).to(dtype)
@@ -72,11 +73,11 @@ def export_diffusers(
         write_tensor_file(target / "transformer" / WEIGHTS, denoiser.network.state_dict(), {"format": "pt"})
         for name, document in _configs(recipe).items():
             write_file(target / name, json.dumps(document, indent=2) + "\n")
-        write_file(target / "README.md", _usage(recipe, weights))
+        write_file(target / "README.md", _usage(recipe, found.weights))
         files = {
             str(path.relative_to(target)): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()
         }
-    return {"folder": str(folder), "weights": weights, "files": files}
+    return {"folder": str(folder), "weights": found.weights or "unknown", "files": files}
 
 
 def _configs(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -94,10 +95,11 @@ def _configs(recipe: Recipe) -> dict[str, dict[str, Any]]:
     }
 
 
-def _usage(recipe: Recipe, weights: Weights) -> str:
+def _usage(recipe: Recipe, weights: Weights | None) -> str:
     classes = bool(recipe.model.num_classes)
     arguments = f"class_labels=[0], guidance_scale={recipe.sample.guidance:g}, " if classes else ""
-    return USAGE.format(arguments=arguments, steps=recipe.sample.steps, weights=weights)
+    named = f" ({as_text(weights)} weights)" if weights else ""
+    return USAGE.format(arguments=arguments, steps=recipe.sample.steps, weights=named)
 
 
 def _check_supported(recipe: Recipe) -> None:
@@ -110,6 +112,8 @@ def _check_supported(recipe: Recipe) -> None:
         "model.norm": (model.norm, "rms"),
         "model.positions": (model.positions, "rotary"),
         "model.skip": (model.skip, "lerp"),
+        "model.time": (model.time, "log-sigma"),
+        "model.input_offset": (model.input_offset, 0.0),
         "model.mapping_cond_dim": (model.mapping_cond_dim, 0),
         "model.condition_channels": (model.condition_channels, 0),
     }

@@ -26,6 +26,7 @@ from hdit_core.checkpoint.denoiser import (
     EXPORTED,
     Weights,
     build_denoiser,
+    check_weights,
     read_weights,
     source_metadata,
     source_record,
@@ -42,7 +43,7 @@ from hdit_core.generate.export.torch_program import write_program
 from hdit_core.generate.export.training_record import training_record
 from hdit_core.generate.generate import collect, generate
 from hdit_core.generate.settings import DEFAULT_WEIGHTS, apply_defaults, open_denoiser, read_defaults, write_defaults
-from hdit_core.images import png_bytes, sheet
+from hdit_core.images import png_bytes, sheet, shown
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.write import recipe_toml
 
@@ -107,7 +108,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         folder: must not exist.
 
     Raises:
-        UsageError: the folder exists, or the format cannot represent the network.
+        UsageError: the folder exists, the source has other weights, or the format cannot represent the network.
         RecipeError: RUN/sample.toml is damaged, or does not match the network.
         CheckpointError: the source is missing or damaged, or the program's outputs differ from the network's.
     """
@@ -115,6 +116,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
     defaults = read_defaults(source)
     weights = settings.weights or defaults.weights
     recipe, state, found = read_weights(source, weights)
+    check_weights(source, settings.weights, found)
     origin = source_metadata(found)
     record, recipe = training_record(source, recipe), without_paths(apply_defaults(recipe, defaults))
     tensors = in_dtype(recipe, state, DTYPES[settings.dtype], str(source))
@@ -188,4 +190,5 @@ def _takes_conditions(recipe: Recipe) -> bool:
 
 def _write_sheet(path: Path, denoiser: Denoiser, settings: ExportSettings) -> None:
     images_u8, classes = collect(generate(denoiser, range(settings.num_samples), seed=settings.seed))
-    write_file(path, png_bytes(sheet(images_u8, None if classes is None else [str(number) for number in classes])))
+    captions = None if classes is None else [str(number) for number in classes]
+    write_file(path, png_bytes(sheet(shown(images_u8), captions)))

@@ -172,7 +172,7 @@ def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Itera
     yield "## Training"
     yield ""
     if record.state is None:
-        yield "Unknown apart from the recipe: this was exported from a single file of weights."
+        yield "Unknown apart from the recipe: this was exported from weights without a training record."
         return
     state, parts = record.state, run_parts(record.lineage, recipe, record.state, facts.run or "this run")
     rows = [("run", as_text(facts.run))] if facts.run else []

@@ -41,12 +41,13 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
     """Return the training record of weights.
 
     Args:
-        source: a run, a checkpoint of a run, or a file, which has no record.
-        recipe: of the network; class names are read from its data set where that exists and is unchanged.
+        source: a run or a checkpoint of a run; or an exported folder, which has class names alone, or a file.
+        recipe: of the network; class names of a run are read from its data set where that exists and is unchanged.
     """
-    state, run = _state_and_run(local_model(source))
+    folder = local_model(source)
+    state, run = _state_and_run(folder)
     if state is None or run is None:
-        return TrainingRecord()
+        return TrainingRecord(classes=exported_classes(folder, recipe))
     log = [line for line in _readable(read_log, run) if line["step"] <= state.step]
     losses = [line["loss"] for line in log if type(line.get("loss")) in (int, float)][-LAST_RECORDS:]
     scored = [line for line in _readable(read_scores, run) if line["step"] <= state.step]

@@ -13,7 +13,7 @@ from hdit_core.diffusion.samplers.sampler_state import SamplerStep
 from hdit_core.files import read_bytes
 from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import SamplingPipeline
-from hdit_core.images import grid, to_pil, to_uint8
+from hdit_core.images import grid, shown, to_pil, to_uint8
 
 FRAME_MS = 80
 LAST_FRAME_MS = 2000
@@ -63,6 +63,7 @@ def trajectory(pipeline: SamplingPipeline, indices: Sequence[int], class_ids: Se
     """Return an animation of the denoised images at the steps of the sampler.
 
     Frames have at most a megapixel, and so up to 16 images, at least one; there are at most 60 frames, evenly spaced.
+    Of images with other numbers of channels than 1 and 3, the first one, or three, are shown.
 
     Args:
         indices: image indices.
@@ -75,14 +76,17 @@ def trajectory(pipeline: SamplingPipeline, indices: Sequence[int], class_ids: Se
     steps_done = 0
 
     def add_frame(step: SamplerStep) -> None:
-        nonlocal steps_done
+        nonlocal steps_done, every_steps
         if steps_done % every_steps == 0:
-            frames.append(to_pil(grid(to_uint8(step.denoised))))
+            frames.append(to_pil(grid(shown(to_uint8(step.denoised)))))
         steps_done += 1
+        if len(frames) == MOST_FRAMES:  # dpm_adaptive takes as many steps as it needs
+            del frames[1::2]
+            every_steps *= 2
 
     classes = None if class_ids is None else list(class_ids)[:count]
     images = pipeline.generate_batch(list(indices)[:count], classes, add_frame)
-    frames.append(to_pil(grid(to_uint8(images))))
+    frames.append(to_pil(grid(shown(to_uint8(images)))))
     webp = _webp(frames, [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS], quality=QUALITY)
     with Image.open(io.BytesIO(webp)) as film:  # equal neighbors are one frame
         return Trajectory(webp, count, getattr(film, "n_frames", 1), film.size[::-1])

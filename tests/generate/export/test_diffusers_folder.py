@@ -16,6 +16,7 @@ from hdit_core.errors import UsageError
 from hdit_core.generate.export.diffusers_folder import export_diffusers
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.randomness import stream
+from tests.generate.export.exporting import exported
 
 LEVELS = [
     {"depth": 2, "width": 16, "head_dim": 8, "attention": "neighborhood", "kernel_size": 3, "d_ff": 24},
@@ -113,7 +114,14 @@ def test_the_pipeline_returns_images_and_has_no_guidance_without_classes(pipelin
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("diffusion.objective", "flow"), ("model.norm", "layer"), ("model.mapping_cond_dim", 4)]
+    ("key", "value"),
+    [
+        ("diffusion.objective", "flow"),
+        ("model.norm", "layer"),
+        ("model.mapping_cond_dim", 4),
+        ("model.time", "t"),
+        ("model.input_offset", 1.0),
+    ],
 )
 def test_an_unsupported_network_is_refused_with_the_key(changed, tmp_path, key, value):
     recipe = changed({key: value})
@@ -122,3 +130,18 @@ def test_an_unsupported_network_is_refused_with_the_key(changed, tmp_path, key, 
     with pytest.raises(UsageError, match=f"--diffusers: {key} is '?{value}'?; the exported code supports"):
         export_diffusers(tmp_path / "model.safetensors", tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+def test_the_readme_names_the_weights_that_are_exported(run, tmp_path):
+    assert export_diffusers(run, tmp_path / "raw", "model")["weights"] == "model"
+    exported(run, tmp_path / "model", weights="model", num_samples=0)
+    assert export_diffusers(tmp_path / "model", tmp_path / "again")["weights"] == "model"
+    for name in ("raw", "again"):
+        assert "exported by hdit (model weights)." in (tmp_path / name / "README.md").read_text()
+    with pytest.raises(UsageError, match="model: has the weights model, not ema; leave out --weights"):
+        export_diffusers(tmp_path / "model", tmp_path / "ema", "ema")
+
+
+def test_weights_of_an_unknown_kind_are_not_called_ema(model, tmp_path):
+    assert export_diffusers(model, tmp_path / "out")["weights"] == "unknown"
+    assert "exported by hdit. " in (tmp_path / "out" / "README.md").read_text()

@@ -1,5 +1,6 @@
 """An exported model loads again, describes itself, and contains nothing private."""
 
+import json
 import re
 
 import numpy as np
@@ -16,7 +17,7 @@ from hdit_core.generate.export import export as export_module
 from hdit_core.generate.generate import collect, generate
 from hdit_core.generate.settings import open_denoiser, write_defaults
 from hdit_core.images import sheet
-from tests.generate.export.exporting import exported
+from tests.generate.export.exporting import exported, random_state
 
 
 def test_an_export_loads_back_to_the_ema_weights(run, state, tmp_path):
@@ -134,3 +135,27 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="off"):
         exported(run, tmp_path / "out", program=True, num_samples=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_the_samples_of_images_that_are_no_pictures_show_their_first_channels(changed, tmp_path, channels):
+    recipe = changed({"model.channels": channels, "sample.steps": 2})
+    write_tensors(tmp_path / "x.safetensors", random_state(recipe), recipe.model_dump_json())
+    exported(tmp_path / "x.safetensors", tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "samples.png").mode == ("L" if channels == 2 else "RGB")
+
+
+@pytest.mark.parametrize("form", ["hdit", "k-diffusion"])
+def test_weights_that_a_source_does_not_have_are_refused(run, tmp_path, form):
+    exported(run, tmp_path / "out", num_samples=0)
+    with pytest.raises(UsageError, match="out: has the weights ema, not model; leave out --weights"):
+        exported(tmp_path / "out", tmp_path / "raw", format=form, weights="model", num_samples=0)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_an_export_of_an_export_keeps_the_names_of_the_classes(run, tmp_path):
+    exported(run, tmp_path / "out", num_samples=0)
+    (tmp_path / "out" / "classes.json").write_text('["ant", "bee", "cat"]')
+    exported(tmp_path / "out", tmp_path / "again", dtype="bfloat16", num_samples=0)
+    assert json.loads((tmp_path / "again" / "classes.json").read_text()) == ["ant", "bee", "cat"]
+    assert "| 1 | bee |" in (tmp_path / "again" / "README.md").read_text()
