@@ -14,14 +14,14 @@ LEVELS = [
 ]
 
 
-def tables(degrade=(), condition_channels=3, channels=3, data=(), condition=(), **model):
+def tables(degrade=(), condition_channels=3, channels=3, data=(), condition=(), train=(), **model):
     """The tables of a recipe for 16 x 24 pixels."""
     network = {"image_size": [16, 24], "patch_size": 2, "mapping_width": 32, "mapping_depth": 1, "levels": LEVELS}
     return {
         "model": network | {"channels": channels, "condition_channels": condition_channels} | model,
         "data": dict(data),
         "condition": {"degrade": list(degrade)} | dict(condition),
-        "train": {"num_images": 96, "batch_size": 8},
+        "train": {"num_images": 96, "batch_size": 8} | dict(train),
         "sample": {"steps": 3, "sigma_max": 80.0, "batch_size": 4, "sampler": "euler"},
     }
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from hdit_core.data.image_sets.depth import Depth, EightBits, FullDepth, depth_o
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.saved_values import saved_values
-from hdit_core.data.image_sets.tar_stream import read_tar
+from hdit_core.data.image_sets.tar_stream import read_tar, stdin_bytes
 from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
@@ -124,7 +123,7 @@ def _of_stream(n: int | None, depth: Depth) -> ImageSet:
         def is_wanted(name: str) -> bool:
             return depth.is_image(name) and not is_hidden(name)
 
-        for name, content in read_tar(sys.stdin.buffer.read, is_wanted, "stdin"):
+        for name, content in read_tar(stdin_bytes(), is_wanted, "stdin"):
             yield partial(_decode, content, depth, f"stdin: {name}")
 
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)

@@ -1,11 +1,12 @@
 """A tar that comes through a pipe, in the webdataset layout: its images one by one, in bounded memory."""
 
 import io
+import sys
 from collections.abc import Callable, Iterator
 
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, entry_of
 from hdit_core.data.sources.files.tar_headers import BLOCK_BYTES, members
-from hdit_core.errors import DataError
+from hdit_core.errors import DataError, UsageError
 
 CHUNK_BYTES = 1 << 20
 
@@ -48,11 +49,22 @@ class ForwardFile(io.BufferedIOBase):
         return None
 
 
+def stdin_bytes() -> Callable[[int], bytes]:
+    """Return the function that reads stdin.
+
+    Raises:
+        UsageError: it is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError("-: stdin is closed; pipe a tar into this command")
+    return sys.stdin.buffer.read
+
+
 def read_tar(take: Callable[[int], bytes], wanted: Callable[[str], bool], where: str) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of the wanted files of one tar or several concatenated ones, in order.
 
     Args:
-        take: reads up to a number of bytes of the uncompressed tar, for example `sys.stdin.buffer.read`.
+        take: reads up to a number of bytes of the uncompressed tar, for example `stdin_bytes()`.
         wanted: whether to yield a member of this name.
         where: name of the stream in messages.
 

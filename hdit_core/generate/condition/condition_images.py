@@ -135,16 +135,31 @@ def _masked(image: Float[Tensor, "C H W"], mask: Bool[Tensor, "1 _ _"]) -> Float
     return torch.cat([image.masked_fill(mask, MASKED), mask.float() * 2 - 1])
 
 
-def canvas_size(model: ModelRecipe, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest size that the network can process and that an image fits into.
+def canvas_size(size: tuple[int, int], model: ModelRecipe, *others: ModelRecipe) -> tuple[int, int]:
+    """Return the smallest size that networks can process and that an image fits into.
 
-    Images that are too small for its attention windows get the training size.
+    Images that are too small for the neighborhoods of a network get the training size.
+
+    Args:
+        size: height and width of the image.
+        model: whose training size the others can process too.
+        others: further networks, such as a guide.
     """
-    units = [patch * 2 ** (len(model.levels) - 1) for patch in model.patch_size]
+    models = (model, *others)
+    units = [math.lcm(*each) for each in zip(*map(_size_units, models), strict=True)]
     height, width = (-(-length // unit) * unit for length, unit in zip(size, units, strict=True))
-    if any(model.size_problems((height, width))):
+    if any(problem for each in models for problem in each.size_problems((height, width))):
         height, width = max(height, model.image_size[0]), max(width, model.image_size[1])
     return height, width
+
+
+def _size_units(model: ModelRecipe) -> tuple[int, int]:
+    """Return the numbers of pixels of which height and width are multiples: a token of the last level, or windows."""
+    windows = (
+        level.window_size << index for index, level in enumerate(model.levels) if level.attention == "shifted-window"
+    )
+    tokens = math.lcm(1 << (len(model.levels) - 1), *windows)
+    return model.patch_size[0] * tokens, model.patch_size[1] * tokens
 
 
 def padded(image: Float[Tensor, "K H W"], size: tuple[int, int]) -> Float[Tensor, "K H2 W2"]:

@@ -6,7 +6,6 @@ refused.
 
 import hashlib
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from hdit_core.data.image.arrays.npy import is_npy, read_npy
 from hdit_core.data.image.arrays.picture import Picture, as_array
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
-from hdit_core.data.image_sets.tar_stream import read_tar
+from hdit_core.data.image_sets.tar_stream import read_tar, stdin_bytes
 from hdit_core.data.sources.attachments import Attachments, AttachmentSource
 from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
 from hdit_core.data.sources.resolve import open_source
@@ -35,6 +34,7 @@ STDIN = "-"
 OPAQUE = 128  # smallest alpha of a pixel that is kept
 PAINTED = 128  # smallest grey level of a mask that means "fill in"
 LONGEST_NAME_BYTES = 200  # of a part of a name: file systems take 255, and temporary names are longer
+LONGEST_PATH_BYTES = 3000  # of a whole name: systems take 4096, with the folder of the outputs
 WHITE = (255, 255, 255)
 
 logger = logging.getLogger("hdit")
@@ -218,7 +218,7 @@ def stream_inputs() -> Iterator[InputImage]:
     Raises:
         DataError: it is not a complete tar.
     """
-    for index, (name, content) in enumerate(read_tar(sys.stdin.buffer.read, _is_wanted, "stdin")):
+    for index, (name, content) in enumerate(read_tar(stdin_bytes(), _is_wanted, "stdin")):
         yield InputImage(name, content, index)
 
 
@@ -233,9 +233,11 @@ def name_problem(name: str) -> str | None:
         return "its name leads outside the output folder"
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         return "its name has control characters such as a newline"
-    longest = max(len(part.encode(errors="surrogateescape")) for part in parts)
-    if longest > LONGEST_NAME_BYTES:
-        return f"its name has a part of {longest} bytes; the most are {LONGEST_NAME_BYTES}"
+    sizes_bytes = [len(part.encode(errors="surrogateescape")) for part in parts]
+    if max(sizes_bytes) > LONGEST_NAME_BYTES:
+        return f"its name has a part of {max(sizes_bytes)} bytes; the most are {LONGEST_NAME_BYTES}"
+    if sum(sizes_bytes) + len(parts) > LONGEST_PATH_BYTES:
+        return f"its name has {sum(sizes_bytes) + len(parts)} bytes; the most are {LONGEST_PATH_BYTES}"
     return None
 
 

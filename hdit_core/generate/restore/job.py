@@ -1,8 +1,9 @@
 """A restoration job: how an input becomes a condition image, and a batch of these becomes restored images."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, is_image_file
 from hdit_core.data.sources.source import without_ending
+from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker, canvas_size, padded
 from hdit_core.generate.condition.inputs import InputImage, NamedInputs, name_problem, open_inputs
@@ -21,6 +23,7 @@ from hdit_core.generate.pipeline import START, ConditionInputs, SamplingPipeline
 from hdit_core.generate.provenance import provenance
 from hdit_core.generate.restore.tiles import TiledDenoiser, Tiling
 from hdit_core.randomness import normal
+from hdit_core.recipe.model import ModelRecipe
 
 BLOCK_PX = 64  # side of the blocks of noise
 
@@ -115,7 +118,11 @@ class RestoreJob:
     vectors: Vectors | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a network that takes vectors without them, with a UsageError."""
+        """Refuse missing vectors, and tiles that a guide cannot process, with a UsageError."""
+        for guide in self._guides:
+            for _, problem in guide.size_problems(self.tiling.size):
+                tile = "x".join(map(str, self.tiling.size))
+                raise UsageError(f"--tile {tile}: the guide cannot process tiles of that size: {problem}")
         length = self.maker.recipe.model.mapping_cond_dim
         if length and self.vectors is None:
             raise UsageError(f"the network takes vectors of {length} numbers, and none are given; see --vectors")
@@ -159,13 +166,13 @@ class RestoreJob:
         size = self.canvas(batch[0])
         conditions = torch.stack([padded(each.conditioned.condition, size) for each in batch])
         vectors = [each.vector for each in batch if each.vector is not None]
-        denoiser = TiledDenoiser(self.pipeline.denoiser, self.tiling, self.pipeline.settings.batch_size).eval()
+        guide = self.pipeline.guide
         pipeline = CanvasPipeline(
-            denoiser,
+            self._tiled(self.pipeline.denoiser),
             self.pipeline.settings,
             self.pipeline.seed,
             size,
-            self.pipeline.guide,
+            None if guide is None else replace(guide, denoiser=self._tiled(guide.denoiser)),
             lambda _: ConditionInputs(conditions, torch.stack(vectors) if vectors else None),
         )
         classes = None if self.class_id is None else [self.class_id] * len(batch)
@@ -176,8 +183,23 @@ class RestoreJob:
         ]
 
     def canvas(self, image: Prepared) -> tuple[int, int]:
-        """Return the size in which an image is sampled: its own, rounded up to what the network takes."""
-        return canvas_size(self.pipeline.denoiser.recipe.model, image.conditioned.size)
+        """Return the size in which an image is sampled: its own, rounded up to what the network and a guide take."""
+        return canvas_size(image.conditioned.size, self.pipeline.denoiser.recipe.model, *self._guides)
+
+    def images_at_once(self, image: Prepared) -> int:
+        """Return how many images of a size are in a batch: as many pixels as a batch of tiles has, at least one image.
+
+        Larger batches of large images would only take memory: the network sees a batch of tiles at once.
+        """
+        pixels_at_once = self.pipeline.settings.batch_size * math.prod(self.tiling.size)
+        return min(self.pipeline.settings.batch_size, max(1, pixels_at_once // math.prod(self.canvas(image))))
+
+    @property
+    def _guides(self) -> list[ModelRecipe]:
+        return [] if self.pipeline.guide is None else [self.pipeline.guide.denoiser.recipe.model]
+
+    def _tiled(self, denoiser: Denoiser) -> TiledDenoiser:
+        return TiledDenoiser(denoiser, self.tiling, self.pipeline.settings.batch_size).eval()
 
 
 def _joined(*hashes: str) -> str:

@@ -92,14 +92,14 @@ def _missing(
     rows: "_RowsOfGrid",
 ) -> Iterator[Prepared]:
     """Yield the inputs whose images are missing; count the others, and log those that cannot be used."""
-    names: dict[str, str] = {}
+    names = _OutputNames()
     for each in inputs:
         try:
             if isinstance(each, tuple):
                 raise UnusableImageError(each[1])
             prepared = job.prepare(each)
             file = output.name(each.name)
-            _reserve(names, file, each.name)
+            names.reserve(file, each.name)
         except (UnusableImageError, DataError) as problem:
             name = each[0] if isinstance(each, tuple) else each.name
             logger.warning("%s: %s; skipped", name, problem)
@@ -127,19 +127,32 @@ class _RowsOfGrid:
         self._seen += 1
 
 
-def _reserve(names: dict[str, str], file: str, name: str) -> None:
-    if file == OLD_GRID:
-        raise UnusableImageError(f"its image would be {OLD_GRID}, which hdit reads as an image grid; rename it")
-    if file in names:
-        raise UnusableImageError(f"its image would have the same name as that of {names[file]}; rename one")
-    names[file] = name
+class _OutputNames:
+    """The files of the outputs so far, and their folders, each with an input that it is for."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
+
+    def reserve(self, file: str, name: str) -> None:
+        """Take the file of an input's output; raise UnusableImageError if another output is in its way."""
+        if file == OLD_GRID:
+            raise UnusableImageError(f"its image would be {OLD_GRID}, which hdit reads as an image grid; rename it")
+        if file in self._files:
+            raise UnusableImageError(f"its image would have the same name as that of {self._files[file]}; rename one")
+        folders = [file[:end] for end, letter in enumerate(file) if letter == "/"]
+        other = self._folders.get(file) or next((self._files[each] for each in folders if each in self._files), None)
+        if other is not None:
+            raise UnusableImageError(f"its image and that of {other} would need a file and a folder of one name")
+        self._files[file] = name
+        self._folders |= dict.fromkeys(folders, name)
 
 
 def _batches(job: RestoreJob, prepared: Iterator[Prepared]) -> Iterator[list[Prepared]]:
     """Yield batches of neighbors with the same canvas."""
     batch: list[Prepared] = []
     for each in prepared:
-        if batch and (len(batch) == job.pipeline.settings.batch_size or job.canvas(batch[0]) != job.canvas(each)):
+        if batch and (len(batch) == job.images_at_once(batch[0]) or job.canvas(batch[0]) != job.canvas(each)):
             yield batch
             batch = []
         batch.append(each)

@@ -131,12 +131,13 @@ class RestoredFolder:
         """
         remove_temporaries(self.folder)
         rows = [row for log in sorted(self.folder.glob(LOGS)) for row in read(log)]
+        made = {row["file"]: (row["input"], row["input_sha256"]) for row in rows if "file" in row}  # once or again
         if sheet is not None:
             write_grid(self.folder, sheet)
         record = complete_record(
             source,
             num_images,
-            inputs=[(row["input"], row["input_sha256"]) for row in rows if "file" in row],
+            inputs=made.values(),
             unusable={row["unusable"]: row["reason"] for row in rows if "unusable" in row},
             model=self.source,
             provenance=self.provenance,

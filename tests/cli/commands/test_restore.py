@@ -12,8 +12,11 @@ from PIL import Image
 
 from hdit_cli.commands.restore import check_ranks
 from hdit_cli.main import main
+from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.errors import UsageError
-from tests.generate.conditional import write_network, write_pictures
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.recipe.read import check_recipe
+from tests.generate.conditional import tables, write_network, write_pictures
 
 DOWNSCALE = {"kind": "downscale", "factor": 2}
 MASK = {"kind": "mask"}
@@ -248,3 +251,23 @@ def test_edits_refuse_networks_that_take_condition_images(place, capsys, command
     assert main([*command, "--ckpt", "sr", *CPU]) == 2
     err = capsys.readouterr().err
     assert "sr: the network takes condition images, which this command cannot give; use hdit restore" in err
+
+
+def test_guidance_of_the_condition_image_has_an_interval(place, capsys):
+    recipe = check_recipe(tables(train={"condition_dropout": 0.1}), "guided")
+    network = HourglassTransformer(recipe.model)
+    initialize(network, 3)
+    write_tensors(place / "guided", network.state_dict(), recipe.model_dump_json())
+    write_pictures(place / "same", ["a.png"])
+    guided = ["--set", "sample.condition_guidance=2", "--guidance-interval", "0.1,8"]
+    assert main(["restore", "same", "--ckpt", "guided", "--out", "out", *guided, *CPU]) == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["restore"], ["edit", "likelihood"]])
+def test_a_closed_stdin_is_one_line(place, capsys, monkeypatch, command):
+    write_network(place / "plain", condition_channels=0)
+    monkeypatch.setattr("sys.stdin", None)
+    ckpt = "sr" if command == ["restore"] else "plain"
+    assert main([*command, "-", "--ckpt", ckpt, *CPU]) == 2
+    assert "error: -: stdin is closed; pipe a tar into this command" in capsys.readouterr().err

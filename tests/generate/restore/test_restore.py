@@ -10,12 +10,14 @@ from PIL import Image
 
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.data.image.decode import UnusableImageError
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.errors import UsageError
 from hdit_core.generate.condition.condition_images import ConditionMaker
 from hdit_core.generate.condition.inputs import open_inputs
 from hdit_core.generate.pipeline import ConditionInputs
 from hdit_core.generate.restore import job as job_module
 from hdit_core.generate.restore.job import CanvasPipeline
+from hdit_core.generate.restore.restore import _batches as batches
 from hdit_core.generate.restore.tiles import Tiling
 from tests.generate.restore.restoring import DOWNSCALE, all_pixels, job_of, pixels, restore
 
@@ -123,3 +125,53 @@ def test_an_image_that_would_become_too_large_is_refused_before_it_is_resized(ne
     job = job_of(network([{"kind": "downscale", "factor": 100}]))
     with pytest.raises(UnusableImageError, match="would become 2000x3000, more than 2 million pixels"):
         job.prepare(open_inputs(str(tmp_path / "in")).read(0))
+
+
+WINDOWS = [
+    {"depth": 1, "width": 16, "head_dim": 8, "attention": "shifted-window", "window_size": 4},
+    {"depth": 1, "width": 32, "head_dim": 16, "attention": "global"},
+]
+
+
+@pytest.mark.parametrize("size", [(20, 30), (7, 50), (5, 3)])
+def test_a_network_with_windows_restores_images_of_any_size(network, pictures, tmp_path, size):
+    pictures("in", ["a.png"], size=size)
+    record = restore(job_of(network(levels=WINDOWS)), tmp_path / "in", tmp_path / "out")
+    assert record["unusable"] == {} and pixels(tmp_path / "out" / "a.png").shape == (*size, 3)
+
+
+@pytest.fixture
+def guided_job(network):
+    """Return a function that gives a job with the network itself as the guide of a scale."""
+
+    def make(scale, **model):
+        job = job_of(network())
+        guide = Guide(load_denoiser(network(name="guide", **model)), scale)
+        return replace(job, pipeline=replace(job.pipeline, guide=guide))
+
+    return make
+
+
+def test_a_guide_sees_the_tiles_that_the_network_sees(guided_job, pictures, tmp_path):
+    """A guide with the network's weights changes nothing, on an image of several tiles either."""
+    pictures("in", ["a.png"], size=(40, 60))
+    image = open_inputs(str(tmp_path / "in")).read(0)
+    plain, guided = (job.restore([job.prepare(image)])[0] for job in (guided_job(1.0), guided_job(3.0)))
+    torch.testing.assert_close(guided, plain, rtol=0, atol=1e-4)
+
+
+def test_images_get_a_size_that_the_guide_can_process_too(guided_job, pictures, tmp_path):
+    pictures("in", ["a.png"], size=(12, 20))
+    job = guided_job(2.0, levels=WINDOWS)
+    image = job.prepare(open_inputs(str(tmp_path / "in")).read(0))
+    assert job.canvas(image) == (16, 24) and job.restore([image])[0].shape == (3, 12, 20)
+    with pytest.raises(UsageError, match=r"--tile 16x20: the guide cannot process tiles of that size: 4 does not"):
+        replace(job, tiling=Tiling((16, 20), 4))
+
+
+def test_a_batch_of_large_images_has_no_more_pixels_than_one_of_tiles(network, pictures, tmp_path):
+    pictures("in", [f"{number}.png" for number in range(4)], size=(32, 24))
+    pictures("in", [f"s{number}.png" for number in range(4)], size=(16, 24))
+    job = job_of(network(), batch_size=4)
+    prepared = (job.prepare(open_inputs(str(tmp_path / "in")).read(index)) for index in range(8))
+    assert [len(batch) for batch in batches(job, prepared)] == [2, 2, 4]

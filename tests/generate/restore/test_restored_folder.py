@@ -120,3 +120,28 @@ def test_the_rows_of_the_grid_are_spread_over_the_inputs(network, pictures, tmp_
     share = share_of(open_inputs(str(tmp_path / "in")), ALONE)
     done = restore_inputs(job, share, folder, lambda count: None, row_every=5)
     assert [file for _, file in done.rows] == ["00.png", "05.png", "10.png"]
+
+
+def test_the_record_after_an_image_was_made_again_is_that_of_an_uninterrupted_job(network, pictures, tmp_path):
+    pictures("in", ["a.png", "b.png"])
+    first = restore(job_of(network()), tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / "a.png").unlink()
+    assert restore(job_of(network()), tmp_path / "in", tmp_path / "out") == first
+
+
+@pytest.mark.parametrize("order", [["a.png", "a.png/b.png"], ["a.png/b.png", "a.png"]])
+def test_inputs_whose_outputs_no_folder_can_hold_are_skipped_and_listed(
+    network, pictures, tmp_path, monkeypatch, order
+):
+    pictures("in", ["x.png"])
+    long, content = "/".join(["d" * 150] * 30) + "/c.png", io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name in (*order, long, "e.png"):
+            archive.add(tmp_path / "in" / "x.png", arcname=name)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    record = restore(job_of(network()), "-", tmp_path / "out")
+    assert record["num_images"] == 2 and list(record["unusable"].values()) == [
+        f"its image and that of {order[0]} would need a file and a folder of one name",
+        "its name has 4536 bytes; the most are 3000",
+    ]
+    assert list(all_pixels(tmp_path / "out")) == [order[0], "e.png"]
