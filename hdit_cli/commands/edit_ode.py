@@ -12,6 +12,7 @@ from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
 from hdit_cli.options.shared import INPUT, OUTPUT, BatchSizeOption, DeviceOption, JsonOption
 from hdit_cli.session import open_session
+from hdit_core.errors import DataError
 from hdit_core.files import check_output
 
 if TYPE_CHECKING:
@@ -201,13 +202,17 @@ def likelihood(
     """
     with open_session(model, None, device, seed, {"batch_size": batch_size}) as session:
         from hdit_core.generate.edit.likelihood import bits_per_dim, open_labelled_images
+        from hdit_core.generate.output.sample_format import pixel_format
 
         session.class_of_input(class_id)
         num_classes = session.pipeline.num_classes
-        opened = open_labelled_images(images, session.shape, num_classes, class_id, count, seed)
+        pixels = pixel_format(session.pipeline.denoiser.recipe)
+        opened = open_labelled_images(images, session.shape, num_classes, class_id, count, seed, pixels)
         results = bits_per_dim(session.pipeline, opened.images, probes, tolerance)
         on_image = partial(_print_one, json) if each else None
         summary = _summarize(results, opened.count, on_image)
+        if not summary["images"]:
+            raise DataError(f"{images}: holds no images")
         summary |= {"sigma_min": session.pipeline.settings.sigma_min, "probes": probes, "tolerance": tolerance}
         summary |= {"classes": opened.classes if num_classes else None, "weights": session.weights, "seed": seed}
     if summary["images"] == 1:

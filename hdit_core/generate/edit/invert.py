@@ -140,7 +140,8 @@ def read_noise(path: Path, pipeline: SamplingPipeline) -> StoredNoise:
     if changed := [key for key, value in _provenance(pipeline).items() if about.get(key) != value]:
         raise UsageError(f"{path}: its noise was made with another {changed[0]}; invert the image again with this one")
     noise = tensors[KIND]
-    valid_class = class_id is None or (type(class_id) is int and 0 <= class_id <= pipeline.num_classes)
+    num_classes = pipeline.num_classes
+    valid_class = class_id is None or (type(class_id) is int and 0 <= class_id <= num_classes and num_classes > 0)
     if noise.shape != pipeline.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not valid_class:
         raise CheckpointError(f"{path}: expected finite float32 noise of shape {pipeline.shape} and a valid class")
     return StoredNoise(noise, class_id)

@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image.arrays.picture import as_array
-from hdit_core.data.image.arrays.pixel_format import PixelFormat
+from hdit_core.data.image.arrays.pixel_format import FULL_RANGES, PixelFormat
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import open_images
+from hdit_core.data.image_sets.saved_values import saved_values
 from hdit_core.data.sources.source import IMAGE_SUFFIX
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.likelihood import LEVELS_PER_UNIT, log_likelihood, rademacher_probes
@@ -144,7 +146,13 @@ class LabelledImages:
 
 
 def open_labelled_images(
-    location: str, shape: Shape, num_classes: int, class_id: int | None = None, n: int | None = None, seed: int = 0
+    location: str,
+    shape: Shape,
+    num_classes: int,
+    class_id: int | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    pixels: PixelFormat | None = None,
 ) -> LabelledImages:
     """Open images for a network.
 
@@ -155,18 +163,21 @@ def open_labelled_images(
         class_id: of all images; None: the classes of a prepared data set, otherwise `num_classes`, which means none.
         n: how many, chosen at random; None: all.
         seed: of that choice.
+        pixels: the format of the images that the network was trained on; None: 8 bits.
 
     Raises:
-        UsageError: there is nothing at `location`.
+        UsageError: there is nothing at `location`, or files of several images, which are read in 8 bits, for a network
+            of values in another range.
         DataError: it holds no images, fewer than n, or one that cannot be read.
     """
     one_class = (num_classes if class_id is None else class_id) if num_classes else None
     classes = "none" if class_id is None else f"all {class_id}"
-    path = Path(location)
+    path, pixels = Path(location), pixels or PixelFormat(shape[2])
     if path.is_file() and IMAGE_SUFFIX.search(path.name):
-        read_one = read_image(path, PixelFormat(shape[2]), shape[:2])
+        read_one = read_image(path, pixels, shape[:2])
         image = LabelledImage(0, path.name, to_uint8(read_one.image[None])[0], one_class)
         return LabelledImages(1, classes, iter([image]))
+    _check_range(location, pixels)
     images = open_images(location, n, seed, channels=shape[2], purpose=SUBSET_PURPOSE)
     label = images.label if num_classes and class_id is None else None
     if label is not None:
@@ -181,6 +192,18 @@ def open_labelled_images(
             yield LabelledImage(number, name, _framed(read(), shape, location), one_class if found < 0 else found)
 
     return LabelledImages(images.count, classes, read_all())
+
+
+def _check_range(location: str, pixels: PixelFormat) -> None:
+    """Refuse files, whose 8 bits would be taken as the whole range; data sets and samples record their values."""
+    path, whole = Path(location), FULL_RANGES.get(pixels.dtype)
+    if set(pixels.ranges) == {whole} or (path / MANIFEST).is_file() or saved_values(path) is not None:
+        return
+    ranges = " and ".join(f"{low:g} to {high:g}" for low, high in dict.fromkeys(pixels.ranges))
+    raise UsageError(
+        f"{location}: image files are read in 8 bits, and the network was trained on values from {ranges}; give a "
+        "prepared data set, or one image"
+    )
 
 
 def _check_classes(images: ImageSet, num_classes: int) -> None:

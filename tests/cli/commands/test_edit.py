@@ -1,7 +1,10 @@
 """`hdit edit` takes its model, settings and guide as `hdit sample` does."""
 
+import io
 import json
 import shutil
+import tarfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +128,12 @@ def test_unknown_settings_are_refused_before_anything_is_sampled(model, capsys):
     ):
         assert main([*command, *more]) == 2
         assert message in capsys.readouterr().err and not (model / "v").exists()
+
+
+def test_a_likelihood_of_no_images_is_an_error(easy, capsys, monkeypatch):
+    content = io.BytesIO()
+    tarfile.open(fileobj=content, mode="w").close()
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    assert main(["edit", "likelihood", "-", "--ckpt", easy, "--device", "cpu"]) == 3
+    captured = capsys.readouterr()
+    assert "error: -: holds no images" in captured.err and not captured.out

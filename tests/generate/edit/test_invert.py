@@ -145,3 +145,10 @@ def test_noise_of_another_shape_or_that_is_not_finite_is_refused(gaussian, tmp_p
     write_noise(tmp_path / "x", pipeline, StoredNoise(noise, 1))
     with pytest.raises(CheckpointError, match=r"x: expected finite float32 noise of shape \(3, 16, 24\)"):
         read_noise(tmp_path / "x", pipeline)
+
+
+def test_a_class_in_a_file_is_refused_for_a_network_without_classes(changed, tmp_path):
+    pipeline = pipeline_of(GaussianDenoiser(changed({"model.num_classes": 0}), mean=0.1, std=0.4))
+    write_noise(tmp_path / "x", pipeline, StoredNoise(torch.zeros(3, *SIZE), 0))
+    with pytest.raises(CheckpointError, match=r"x: expected finite float32 noise of shape .* and a valid class"):
+        read_noise(tmp_path / "x", pipeline)

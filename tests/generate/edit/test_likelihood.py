@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
+from hdit_core.data.image.arrays.png_array import png16_bytes
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.edit.likelihood import (
@@ -157,3 +159,24 @@ def test_images_that_cannot_be_evaluated_are_named(tmp_path):
     (folder / "x.png").write_bytes(b"GIF89a")
     with pytest.raises(DataError, match=r"x.png: cannot be scored \(.*\); remove or replace it"):
         list(open_labelled_images(str(folder), (*SIZE, 3), 0).images)
+
+
+RANGE = ((0.0, 4095.0),)
+
+
+def test_an_image_is_read_in_the_range_of_the_networks_images(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (*SIZE, 1)).astype(np.uint16)
+    (tmp_path / "x.png").write_bytes(png16_bytes(values))
+    pixels = PixelFormat(1, "uint16", RANGE)
+    (one,) = open_labelled_images(str(tmp_path / "x.png"), (*SIZE, 1), 0, pixels=pixels).images
+    assert np.abs(one.image_u8 - values / 4095 * 255).max() <= 0.5
+
+
+def test_files_of_values_in_another_range_than_8_bits_are_refused(tmp_path, tiny_data):
+    folder, pixels = folder_of(tmp_path, 2), PixelFormat(3, "uint16", RANGE)
+    with pytest.raises(UsageError, match="are read in 8 bits, and the network was trained on values from 0 to 4095"):
+        open_labelled_images(str(folder), (*SIZE, 3), 0, pixels=pixels)
+    assert open_labelled_images(str(folder), (*SIZE, 3), 0, pixels=PixelFormat(3, "uint16")).count == 2
+    assert open_labelled_images(str(tiny_data), (*SIZE, 3), 3, pixels=pixels).count == 20
+    (folder / "samples.json").write_text('{"origin": {"pixels": {"dtype": "uint16", "range": [[0.0, 4095.0]]}}}')
+    assert open_labelled_images(str(folder), (*SIZE, 3), 0, pixels=pixels).count == 2
