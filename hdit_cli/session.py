@@ -158,8 +158,8 @@ def _open_denoiser(model: ModelOptions, device: "torch.device", *, guided: bool)
     if guided:
         return denoiser, defaults
     sample = {key: value for key, value in defaults.sample.items() if not key.startswith("guidance")}
-    unguided = denoiser.recipe.sample.model_copy(update={"guidance": 1.0})
-    return with_sample(denoiser, unguided), replace(defaults, sample=sample)
+    unguided = {"guidance": 1.0, "guidance_interval": None, "guidance_rescale": 0.0}
+    return with_sample(denoiser, denoiser.recipe.sample.model_copy(update=unguided)), replace(defaults, sample=sample)
 
 
 def _print_notes(pipeline: "SamplingPipeline", defaults: str | None) -> None:
@@ -182,8 +182,10 @@ def _ineffective_options(pipeline: "SamplingPipeline") -> Iterator[str]:
         yield "--guide has no effect: the autoguidance scale is 1"
     elif guide is not None and _same_weights(pipeline.denoiser, guide.denoiser):
         yield "--guide has no effect: it has the same weights as the model"
-    if settings.guidance_interval is not None and settings.guidance == 1 and not active_guide:
-        yield "the guidance interval has no effect: the guidance scale is 1"
+    scales = {settings.guidance, settings.condition_guidance, settings.vector_guidance}
+    given = {"interval": settings.guidance_interval is not None, "rescale factor": settings.guidance_rescale != 0}
+    if scales == {1} and not active_guide:
+        yield from (f"the guidance {name} has no effect: the guidance scale is 1" for name in given if given[name])
     if pipeline.image_size != trained:
         sizes = ["x".join(map(str, size)) for size in (pipeline.image_size, trained)]
         yield f"generating at {sizes[0]}; the model was trained at {sizes[1]}"

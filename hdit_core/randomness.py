@@ -15,6 +15,20 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from hdit_core.errors import UsageError
+
+LARGEST_SEED = 2**64 - 1
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is not a key of the random generator.
+
+    Raises:
+        UsageError: it is negative, or has more than 64 bits.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
+
 
 def stream(seed: int, purpose: str, index: int, part: int = 0) -> np.random.Generator:
     """Return the random generator of one image (or one parameter, one step) for one purpose.
@@ -24,7 +38,11 @@ def stream(seed: int, purpose: str, index: int, part: int = 0) -> np.random.Gene
         purpose: a fixed word such as `"noise"`; different words give independent numbers.
         index: of the image, 0 <= index < 2^64.
         part: a subdivision of the stream, such as the node of a Brownian tree.
+
+    Raises:
+        UsageError: there is no such seed.
     """
+    check_seed(seed)
     word = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
     return np.random.Generator(np.random.Philox(key=np.array([seed, word], np.uint64), counter=[0, 0, part, index]))
 

@@ -8,6 +8,7 @@ import typer
 from hdit_cli.console import emit
 from hdit_cli.options.shared import JsonOption
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.checkpoint.ema.post_hoc import PostHoc
@@ -46,6 +47,7 @@ def ema(
     from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema, plan_post_hoc_ema
     from hdit_core.checkpoint.ema.snapshots import parse_ema_std
 
+    check_output("--out", out, ".safetensors")
     lengths = [parse_ema_std(std) for std in stds]
     if out is not None and len(lengths) > 1:
         raise UsageError(f"--out {out}: one file cannot hold {len(lengths)} EMAs; remove it, or give one --std")

@@ -7,6 +7,7 @@ the new one, and at worst a sibling whose name begins with `.tmp-`.
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,8 +102,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove the temporary files that killed writers of this name (default: any) left in a folder."""
-    for left in folder.glob(f"{TEMPORARY}{name}*"):
+    """Remove the temporary files that killed writers left in a folder.
+
+    Args:
+        folder: the folder.
+        name: of the files or folders that were written, which may begin the name of another; default: any.
+    """
+    own = re.compile(f"{re.escape(TEMPORARY + name)}-[0-9]+" if name else f"{re.escape(TEMPORARY)}.*", re.DOTALL)
+    for left in [path for path in folder.glob(f"{TEMPORARY}*") if own.fullmatch(path.name)]:
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:

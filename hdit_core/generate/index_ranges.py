@@ -9,11 +9,18 @@ from hdit_core.errors import UsageError
 MOST_INDICES = 10_000_000
 """In one command: larger sets of samples are several commands, with `--indices`."""
 
+MOST_RECORDED = 10 * MOST_INDICES
+"""In one folder, which several commands fill."""
+
 LARGEST_INDEX = 2**62
 
 
-def read_ranges(text: str) -> list[int]:
+def read_ranges(text: str, most: int = MOST_INDICES) -> list[int]:
     """Return the indices that `"0-63,100"` lists, sorted, without repeats.
+
+    Args:
+        text: indices and ranges.
+        most: how many there may be.
 
     Raises:
         UsageError: the text is no such list, or lists too many indices.
@@ -24,8 +31,8 @@ def read_ranges(text: str) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last or last > LARGEST_INDEX:
             raise UsageError(f"--indices {text}: expected indices and ranges separated by commas, for example 0-63,100")
-        if last - first + len(indices) >= MOST_INDICES:
-            raise UsageError(f"--indices {text}: more than {MOST_INDICES:,} images")
+        if last - first + len(indices) >= most:
+            raise UsageError(f"--indices {text}: more than {most:,} images")
         indices.update(range(first, last + 1))
     return sorted(indices)
 

@@ -21,7 +21,7 @@ from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, Sam
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.images import to_pil, to_uint8
-from hdit_core.randomness import normal
+from hdit_core.randomness import check_seed, normal
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -157,6 +157,7 @@ class SamplingPipeline:
     on_step: OnStep | None = None
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         check_request(self.denoiser, self.image_size, self.guide)
         if self.conditions is None:
             check_conditions(self.denoiser.recipe, self.image_size, ConditionInputs(), 0)

@@ -82,6 +82,15 @@ def test_only_files_left_by_killed_writers_are_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
+@pytest.mark.parametrize("other", ["run10", "run1-b", "run1.tar"])
+def test_what_another_process_writes_under_a_longer_name_stays(tmp_path, other):
+    with atomic_folder(tmp_path / other) as folder:
+        (folder / "part").touch()
+        with atomic_folder(tmp_path / "run1"):
+            pass
+    assert (tmp_path / other / "part").is_file()
+
+
 def test_files_need_no_torch():
     code = "import sys, hdit_core.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

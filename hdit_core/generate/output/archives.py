@@ -46,7 +46,7 @@ class Stream:
         target: Any = self.target
         if isinstance(target, Path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            remove_temporaries(target.parent, f"{target.name}-")  # a killed job's, as large as its images
+            remove_temporaries(target.parent, target.name)  # a killed job's, as large as its images
             target = self._stack.enter_context(self._stack.enter_context(atomic_file(target)).open("wb"))
         self._open(target)
         return self

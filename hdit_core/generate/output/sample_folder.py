@@ -7,6 +7,7 @@ and generates the missing ones; a folder of samples with another provenance is r
 folder at once, preferably different images: the record lists those of all jobs, and is complete when the last one ends.
 """
 
+import errno
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from hdit_core.data.loader.image_reader import largest_content
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, naming, read_bytes, read_json, remove_temporaries, write_atomic
-from hdit_core.generate.index_ranges import read_ranges, write_ranges
+from hdit_core.generate.index_ranges import MOST_RECORDED, read_ranges, write_ranges
 from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.provenance import with_new_settings
@@ -42,6 +43,9 @@ SHORT_HASH = 12
 MOST_GRID_IMAGES = 100
 MOST_GRID_PIXELS = 16_000_000
 LARGEST_RECORD_BYTES = 1 << 28
+NO_GRID = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Errors of a grid, for which images are not given up: the folder may be all that is writable, as in a container."""
+
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # does not follow a link that somebody placed there
 
 
@@ -57,7 +61,9 @@ def write_grid(folder: Path, png: bytes) -> None:
     path = grid_file(folder)
     try:
         write_atomic(path, png)
-    except PermissionError as problem:
+    except OSError as problem:
+        if problem.errno not in NO_GRID:
+            raise
         logger.warning("%s: no image grid: %s", path, problem.strerror)
 
 
@@ -86,7 +92,7 @@ def recorded_images(folder: Path, provenance: dict[str, Any], model: Mapping[str
     try:
         record = read_json(path, LARGEST_RECORD_BYTES)
         recorded = with_new_settings(record["origin"], provenance)
-        images = read_ranges(record["images"]) if "images" in record else []
+        images = read_ranges(record["images"], MOST_RECORDED) if "images" in record else []
     except (ValueError, KeyError, TypeError, UsageError) as problem:
         raise UsageError(
             f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
@@ -260,8 +266,11 @@ class SampleFolder:
     def _write_grid(
         self, held: list[int], class_of: Callable[[int], int | None], columns: tuple[int, int] | None
     ) -> None:
-        count = columns[0] * columns[1] if columns else MOST_GRID_IMAGES
+        count = min(len(held), columns[0] * columns[1] if columns else MOST_GRID_IMAGES)
         first = held[: min(count, MOST_GRID_PIXELS // (self.shape[0] * self.shape[1]))]
+        if columns and len(first) < count:
+            most = MOST_GRID_PIXELS // 10**6
+            logger.warning("--grid: %d of %d images are shown, which are %d megapixels", len(first), count, most)
         found = {index: self._intact(index) for index in first}
         images = {index: self.format.shown(pixels) for index, pixels in found.items() if pixels is not None}
         if not images:

@@ -97,3 +97,11 @@ def test_ema_weights_of_a_conditional_run_are_reconstructed_and_restore_images(t
     inputs = str(write_pictures(tmp_path / "in", ["a.png"], size=(8, 12)))
     assert main(["restore", inputs, "--ckpt", str(tmp_path / "run"), "--weights", "0.08", *out]) == 0
     assert (tmp_path / "out" / "a.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "missing/a.safetensors"])
+def test_a_file_of_another_kind_is_never_replaced_by_weights(run, tmp_path, capsys, name):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["ema", str(run), "--std", "0.06", "--out", str(tmp_path / name)]) == 2
+    assert f"--out {tmp_path / name}: " in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"

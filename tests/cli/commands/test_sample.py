@@ -74,3 +74,10 @@ def test_options_without_effect_and_another_size_are_reported(tmp_path, capsys):
 def test_ddim_is_refused_with_the_name_of_the_equivalent_sampler(capsys):
     assert main(["sample", "--ckpt", RUN, "--sampler", "ddim"]) == 2
     assert "--sampler ddim: DDIM is euler here; use --sampler euler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["sample", "--ckpt", RUN, "--out"], ["export", RUN, "--out"]])
+def test_a_seed_of_more_than_64_bits_is_one_line_and_leaves_nothing(tmp_path, capsys, command):
+    assert main([*command, str(tmp_path / "s"), "--seed", str(2**64), "--count", "1", "--device", "cpu"]) == 2
+    assert f"error: seed {2**64}: expected a whole number from 0 to {2**64 - 1}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -122,3 +122,12 @@ def test_an_unusable_guide_is_one_line_and_an_exit_code(tmp_path, capsys, option
     complaints = [line for line in captured.err.splitlines() if "rror" in line]
     assert len(complaints) == 1 and message in complaints[0] and not captured.out
     assert not (tmp_path / "s").exists()
+
+
+def test_guidance_options_without_effect_are_reported(tmp_path, capsys):
+    drawn(tmp_path / "plain", "--guidance-interval", "0.1,8", "--guidance-rescale", "0.7")
+    notes = capsys.readouterr().err
+    assert "the guidance interval has no effect: the guidance scale is 1" in notes
+    assert "the guidance rescale factor has no effect: the guidance scale is 1" in notes
+    drawn(tmp_path / "led", "--guidance", "2", "--guidance-interval", "0.1,8", "--guidance-rescale", "0.7")
+    assert "no effect" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
+from hdit_core.generate import index_ranges
 from hdit_core.generate.output import sample_folder as module
 from hdit_core.generate.output.sample_folder import SampleFolder
 from hdit_core.generate.pipeline import Samples
@@ -106,7 +107,8 @@ def test_other_weights_are_identified_by_run_step_and_kind(tmp_path):
         folders[1].begin()
 
 
-def test_a_grid_that_cannot_be_written_is_skipped_with_a_warning(tmp_path, notes, monkeypatch):
+@pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_a_grid_that_cannot_be_written_is_skipped_with_a_warning(tmp_path, notes, monkeypatch, problem):
     samples = begun(tmp_path / "out")
     samples.write(batch([0]))
     (tmp_path / "out" / "grid.png").write_bytes(b"of an earlier version")
@@ -114,12 +116,12 @@ def test_a_grid_that_cannot_be_written_is_skipped_with_a_warning(tmp_path, notes
 
     def refuse(path, content):
         if path.parent == tmp_path:
-            raise PermissionError(13, "Permission denied", str(path))
+            raise problem
         write(path, content)
 
     monkeypatch.setattr(module, "write_atomic", refuse)
     samples.finish([0], lambda number: None)
-    assert notes[-1] == f"{tmp_path}/out-grid.png: no image grid: Permission denied"
+    assert notes[-1] == f"{tmp_path}/out-grid.png: no image grid: {problem.strerror}"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000000.png", "samples.json"]
 
 
@@ -168,3 +170,20 @@ def test_the_grid_has_the_requested_shape_and_a_limited_size(tmp_path, monkeypat
     monkeypatch.setattr(module, "MOST_GRID_PIXELS", 3 * 8 * 12)
     begun(tmp_path).finish(range(8), lambda number: None)
     assert Image.open(tmp_path.with_name(f"{tmp_path.name}-grid.png")).size == (2 * 14 + 2, 2 * 10 + 2)
+
+
+def test_a_folder_may_hold_the_images_of_several_commands_of_the_most_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_ranges, "MOST_INDICES", 3)
+    for numbers in ([0, 1, 2], [3, 4, 5], [6, 7, 8]):
+        samples = begun(tmp_path)
+        samples.write(batch(numbers))
+        record = samples.finish(numbers, lambda number: None)
+    assert record["images"] == "0-8"
+
+
+def test_a_requested_grid_that_is_cut_is_reported(tmp_path, monkeypatch, notes):
+    monkeypatch.setattr(module, "MOST_GRID_PIXELS", 3 * 8 * 12)
+    samples = begun(tmp_path)
+    samples.write(batch(range(8)))
+    samples.finish(range(8), lambda number: None, (2, 3))
+    assert notes[-1].startswith("--grid: 3 of 6 images are shown")
