@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-MOST_FRAMES = 10_000
+MOST_FRAMES, MOST_IMAGES = 10_000, 10_000_000
 
 CountOption = Annotated[
     int,
-    typer.Option("--count", "-n", "--n", min=1, help="Number of images.", rich_help_panel=OUTPUT),
+    typer.Option("--count", "-n", "--n", min=1, max=MOST_IMAGES, help="Number of images.", rich_help_panel=OUTPUT),
 ]
 FramesOption = Annotated[
     int,

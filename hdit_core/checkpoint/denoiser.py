@@ -19,7 +19,7 @@ from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkp
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype, precision_of
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
-from hdit_core.errors import CheckpointError, RecipeError, UsageError
+from hdit_core.errors import CheckpointError, RecipeError, UsageError, first_line
 from hdit_core.model.attention.neighborhood_backends import selected_backends
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
@@ -219,8 +219,13 @@ def build_denoiser(
     Raises:
         CheckpointError: the tensors are not those of the recipe's model.
     """
-    with torch.device("meta"):
-        network = HourglassTransformer(recipe.model)
+    try:
+        with torch.device("meta"):
+            network = HourglassTransformer(recipe.model)
+    except (RuntimeError, TypeError) as error:
+        if "overflow" not in str(error).lower():  # no tensor has so many elements
+            raise
+        raise CheckpointError(f"{where}: its recipe has a network that is too large ({first_line(error)})") from None
     check_fit(network.state_dict(), state, where)
     network.load_state_dict(dict(state), assign=True)
     dtypes = {parameter.dtype for parameter in network.parameters()}

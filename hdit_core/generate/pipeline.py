@@ -1,5 +1,6 @@
 """The sampling pipeline: a denoiser with its settings, seed and image size, which generates images batch by batch."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,6 +49,7 @@ ConditionSource = Callable[[list[int]], ConditionInputs]
 """Image indices -> their conditions; those of an image depend on its index alone."""
 
 START = "start"  # purpose of the random stream of an image's initial noise
+MOST_VALUES = 10**12  # of an image: memory ends long before, and numbers of bytes after
 UNITS = {"condition": "channels", "vector": "numbers"}
 
 
@@ -82,6 +84,10 @@ def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:
         UsageError: with the reason and the nearest valid sizes.
     """
     trained = "x".join(map(str, model.image_size))
+    if math.prod(size) * model.channels > MOST_VALUES:
+        raise UsageError(
+            f"--size {size[0]}x{size[1]}: an image of {model.channels} channels has more than 10^12 values"
+        )
     for key, problem in model.size_problems(size):
         of_level = f"model.{key} = {problem}".partition(";")[0] + f"; use a size closer to the training size, {trained}"
         raise UsageError(f"--size {size[0]}x{size[1]}: {problem if key == 'image_size' else of_level}")
@@ -159,6 +165,7 @@ class SamplingPipeline:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_request(self.denoiser, self.image_size, self.guide)
+        _ = self.sigmas  # refuses a schedule before any work
         if self.conditions is None:
             check_conditions(self.denoiser.recipe, self.image_size, ConditionInputs(), 0)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.denoiser import build_denoiser
 from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names
+from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.samplers.registry import sample
@@ -230,3 +231,13 @@ def test_a_run_without_a_checkpoint_reports_when_the_first_one_is_due(tmp_path, 
     (tmp_path / "recipe.toml").write_text(recipe_toml(changed({"train.checkpoint_every_images": 32})))
     with pytest.raises(CheckpointError, match="no checkpoint yet; the first one is saved after 32 images"):
         load_denoiser(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("mapping_width", 2**40), ("channels", 2**62)])
+def test_a_file_whose_recipe_has_absurd_sizes_is_refused(tmp_path, tiny_recipe, key, value):
+    network = HourglassTransformer(tiny_recipe.model)
+    tables = tiny_recipe.model_dump(mode="json", exclude_none=True)
+    tables["model"][key] = value
+    write_tensors(tmp_path / "x.safetensors", network.state_dict(), json.dumps(tables))
+    with pytest.raises(CheckpointError, match=r"x.safetensors: its recipe has a network that is too large"):
+        load_denoiser(tmp_path / "x.safetensors")

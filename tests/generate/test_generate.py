@@ -160,3 +160,8 @@ def test_sampling_never_uses_tf32(denoiser):
         assert torch.get_float32_matmul_precision() == "highest"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_images_of_absurd_sizes_are_refused_before_any_work(denoiser):
+    with pytest.raises(UsageError, match=r"--size 1099511627776x1099511627776: an image of 3 channels has more than"):
+        generate(denoiser, [0], image_size=(2**40, 2**40))

@@ -7,11 +7,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from hdit_core.errors import UsageError
 from hdit_core.recipe.sample import SampleRecipe
 
 KARRAS_RHO = 7.0
 # The VP diffusion's ln(1 + sigma^2) = VP_SLOPE t^2 / 2 + VP_START t (EDM, table 1: beta_d and beta_min).
 VP_SLOPE, VP_START = 19.9, 0.1
+MOST_STEPS = 1_000_000
 
 
 def _from_one_to_zero(steps: int) -> Float64[Tensor, "T"]:
@@ -69,6 +71,20 @@ def sampling_sigmas(recipe: SampleRecipe) -> Float64[Tensor, "levels"]:
     """Return `recipe.steps` noise levels from sigma_max down to sigma_min, and a final 0.
 
     With one step the levels are sigma_max and 0.
+
+    Raises:
+        UsageError: they are too many, too close to each other or too large for floating-point numbers.
     """
-    sigmas = SCHEDULES[recipe.schedule](recipe)
+    if recipe.steps > MOST_STEPS:
+        raise UsageError(f"sample.steps = {recipe.steps}: expected at most {MOST_STEPS:,}")
+    try:
+        sigmas = SCHEDULES[recipe.schedule](recipe)
+    except OverflowError:
+        sigmas = torch.tensor([math.inf], dtype=torch.float64)
+    if not (sigmas[0] < torch.finfo(torch.float32).max and (sigmas.diff() < 0).all() and sigmas[-1] > 0):
+        rho = "" if recipe.rho is None else f" and rho = {recipe.rho:g}"
+        raise UsageError(
+            f"sample.schedule = '{recipe.schedule}'{rho}: {recipe.steps} noise levels from {recipe.sigma_max:g} to "
+            f"{recipe.sigma_min:g} are not decreasing numbers of 32 bits; change sigma_min, sigma_max, rho or steps"
+        )
     return torch.cat([sigmas, sigmas.new_zeros(1)])

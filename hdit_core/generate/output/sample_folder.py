@@ -93,7 +93,7 @@ def recorded_images(folder: Path, provenance: dict[str, Any], model: Mapping[str
         record = read_json(path, LARGEST_RECORD_BYTES)
         recorded = with_new_settings(record["origin"], provenance)
         images = read_ranges(record["images"], MOST_RECORDED) if "images" in record else []
-    except (ValueError, KeyError, TypeError, UsageError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as problem:
         raise UsageError(
             f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
         ) from None

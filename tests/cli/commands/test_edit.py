@@ -137,3 +137,8 @@ def test_a_likelihood_of_no_images_is_an_error(easy, capsys, monkeypatch):
     assert main(["edit", "likelihood", "-", "--ckpt", easy, "--device", "cpu"]) == 3
     captured = capsys.readouterr()
     assert "error: -: holds no images" in captured.err and not captured.out
+
+
+def test_more_images_than_fit_into_memory_are_refused(model, capsys):
+    assert main(["edit", "vary", "picture.png", "--ckpt", "model", "--count", "1000000000000", "--out", "v"]) == 2
+    assert "Input should be less than or equal to 10000000" in capsys.readouterr().err

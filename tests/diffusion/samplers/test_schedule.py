@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.schedule import SCHEDULES, sampling_sigmas
+from hdit_core.errors import UsageError
 from hdit_core.recipe.sample import SampleRecipe
 
 RHO = {"karras": None, "exponential": None, "polyexponential": 1.5}
@@ -60,3 +61,17 @@ def test_a_polyexponential_schedule_is_exponential_by_default():
     poly, plain = (sampling_sigmas(SampleRecipe(schedule=name)) for name in ("polyexponential", "exponential"))
     assert torch.equal(poly, plain)
     assert (sampling_sigmas(SampleRecipe(schedule="polyexponential", rho=2.0)) < plain)[1:-2].all()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"rho": 1e-4}, {"rho": 1e20}, {"sigma_max": 1e300}, {"sigma_min": 1.0, "sigma_max": math.nextafter(1, 2)}],
+)
+def test_levels_that_cannot_be_told_apart_or_are_too_large_are_refused(values):
+    with pytest.raises(UsageError, match=r"sample.schedule = 'karras'.*are not decreasing numbers of 32 bits; change"):
+        sampling_sigmas(SampleRecipe(**values))
+
+
+def test_more_than_a_million_steps_are_refused():
+    with pytest.raises(UsageError, match=r"sample.steps = 4611686018427387904: expected at most 1,000,000"):
+        sampling_sigmas(SampleRecipe(steps=2**62))

@@ -146,7 +146,9 @@ def test_a_folder_of_other_files_and_a_file_are_refused(tmp_path):
             begun(place)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "images": "x"}', '{"origin": {}, "images": 3}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"origin": []}', '{"origin": {}, "images": "x"}', '{"origin": {}, "images": 3}']
+)
 def test_a_record_that_cannot_be_read_is_refused(tmp_path, content):
     (tmp_path / "samples.json").write_text(content)
     (tmp_path / "00000000.png").touch()
