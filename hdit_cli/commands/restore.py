@@ -121,7 +121,7 @@ def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> di
 
     world = session.world
     stored = not job.maker.recipe.condition.degrade
-    listed = None if inputs == STDIN else open_inputs(inputs, conditions=stored)
+    listed = None if inputs == STDIN else open_inputs(inputs, stored, None if is_stream(out) else out)
     share = stream_inputs() if listed is None else share_of(listed, world)
     total, pixels = None if listed is None else len(listed), pixel_format(session.pipeline.denoiser.recipe)
     if is_stream(out):

@@ -35,6 +35,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """What is tried. Never EPS, which runs Ghostscript, nor formats that need another program or file."""
 
 LARGEST_IMAGE_PIXELS = 100_000_000
+FIRST_FRAME = "first frame of an animation"
 
 _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0106, 0x0153  # of TIFF
 _WHITE_IS_ZERO = 0
@@ -185,7 +186,7 @@ def _flatten(
 def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
     facts = _read_facts(data)
     header, stored, of_decoder = _load(facts)
-    frames = ["first frame of an animation"] if getattr(header, "is_animated", False) else []
+    frames = [FIRST_FRAME] if getattr(header, "is_animated", False) else []
     exif = read_exif(header)
     if facts.space is None and not header.info.get("icc_profile"):
         facts = replace(facts, space=camera_space(exif))

@@ -21,7 +21,7 @@ from hdit_core.data.image.arrays.decode_picture import CLIPPED, OtherFormatError
 from hdit_core.data.image.arrays.npy import is_npy, read_npy
 from hdit_core.data.image.arrays.picture import Picture, as_array
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
-from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
+from hdit_core.data.image.decode import FIRST_FRAME, LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
 from hdit_core.data.image_sets.tar_stream import read_tar, stdin_bytes
 from hdit_core.data.sources.attachments import Attachments, AttachmentSource
 from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
@@ -101,8 +101,9 @@ class InputImage:
     def pixels(self, pixels: PixelFormat) -> Float[Tensor, "C H W"]:
         """Return the image in [-1, 1], in the full depth of the format; arguments and errors as for `picture`."""
         decoded = self.picture(pixels)
-        if CLIPPED in decoded.remarks:
-            logger.warning("%s: %s", self.name, CLIPPED)
+        for remark in (FIRST_FRAME, CLIPPED):
+            if remark in decoded.remarks:
+                logger.warning("%s: %s", self.name, remark)
         return to_float(np.array(as_array(decoded.picture)[None]), decoded.pixels.ranges)[0]
 
     def transparent(self) -> Bool[Tensor, "1 H W"] | None:
@@ -191,12 +192,13 @@ class NamedInputs:
         return InputImage(self.names[index], data, index)
 
 
-def open_inputs(location: str, conditions: bool = False) -> NamedInputs:
+def open_inputs(location: str, conditions: bool = False, outputs: Path | None = None) -> NamedInputs:
     """Return the images of a folder, an archive, a prepared data set, or one file; hidden and text files are skipped.
 
     Args:
         location: where they are.
         conditions: whether to return the condition images of a data set or of shards that have them, not the images.
+        outputs: a folder whose files are not inputs; it may be inside of `location`.
 
     Raises:
         UsageError: there is nothing at `location`.
@@ -205,11 +207,22 @@ def open_inputs(location: str, conditions: bool = False) -> NamedInputs:
     source = open_source(location, read_labels=False)
     names = [entry.name for entry in source.entries]
     chosen = choose_inputs(names, location, is_folder=source.kind == "folder")
-    numbers = [number for number, is_input in enumerate(chosen) if is_input]
+    own = _folder_inside(Path(location), outputs) if source.kind == "folder" and outputs is not None else None
+    numbers = [
+        number
+        for number, is_input in enumerate(chosen)
+        if is_input and (own is None or not names[number].startswith(own))
+    ]
     if not numbers:
         raise DataError(f"{location}: holds no images")
     stored = source.attachments("condition") if conditions and isinstance(source, AttachmentSource) else None
     return NamedInputs(location, [names[number] for number in numbers], numbers, source, stored)
+
+
+def _folder_inside(folder: Path, inner: Path) -> str | None:
+    """Return the beginning of the names of an inner folder's files, such as `"out/"`; None if it is not inside."""
+    outer, inner = folder.resolve(), inner.resolve()
+    return f"{inner.relative_to(outer).as_posix()}/" if inner.is_relative_to(outer) and inner != outer else None
 
 
 def stream_inputs() -> Iterator[InputImage]:

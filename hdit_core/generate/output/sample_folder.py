@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ SHORT_HASH = 12
 MOST_GRID_IMAGES = 100
 MOST_GRID_PIXELS = 16_000_000
 LARGEST_RECORD_BYTES = 1 << 28
+CONDITIONS_PATH = re.compile(r"conditions\.\w+\.path")  # for people: a hash says what is there
 NO_GRID = {errno.EACCES, errno.EPERM, errno.EROFS}
 """Errors of a grid, for which images are not given up: the folder may be all that is writable, as in a container."""
 
@@ -97,7 +99,8 @@ def recorded_images(folder: Path, provenance: dict[str, Any], model: Mapping[str
         raise UsageError(
             f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
         ) from None
-    if changed := differences(recorded, provenance):
+    changed = differences(recorded, provenance)
+    if any(CONDITIONS_PATH.fullmatch(key) is None for key, _, _ in changed):
         changes = _changes(changed, record.get("model"), model)
         raise UsageError(
             f"{folder}: contains images with other settings (old -> new): {changes}. Choose another folder with --out"

@@ -129,9 +129,10 @@ class RestoredFolder:
             num_images: number of images of this job.
             sheet: the grid, a PNG; None without one.
         """
-        remove_temporaries(self.folder)
         rows = [row for log in sorted(self.folder.glob(LOGS)) for row in read(log)]
         made = {row["file"]: (row["input"], row["input_sha256"]) for row in rows if "file" in row}  # once or again
+        for folder in {self.folder, *(path_of(self.folder, file).parent for file in made)}:
+            remove_temporaries(folder)
         if sheet is not None:
             write_grid(self.folder, sheet)
         record = complete_record(

@@ -271,3 +271,27 @@ def test_a_closed_stdin_is_one_line(place, capsys, monkeypatch, command):
     ckpt = "sr" if command == ["restore"] else "plain"
     assert main([*command, "-", "--ckpt", ckpt, *CPU]) == 2
     assert "error: -: stdin is closed; pipe a tar into this command" in capsys.readouterr().err
+
+
+def test_rerunning_a_job_inside_the_folder_of_its_inputs_restores_no_output_again(place, capsys):
+    write_network(place / "same")
+    write_pictures(place / "photos", ["a.png", "deep/b.png"])
+    command = ["restore", "photos", "--ckpt", "same", "--out", "photos/restored", "--json", *CPU]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == first and first["num_images"] == 2
+
+
+def test_only_the_first_frame_of_an_animation_is_restored_with_a_warning(place, capsys):
+    write_network(place / "same")
+    frames = [Image.new("RGB", (24, 16), color) for color in ("red", "green")]
+    frames[0].save("film.gif", save_all=True, append_images=frames[1:])
+    assert main(["restore", "film.gif", "--ckpt", "same", "--out", "out", *CPU]) == 0
+    assert "film.gif: first frame of an animation" in capsys.readouterr().err
+
+
+def test_conditions_may_be_given_by_another_path_when_a_job_is_resumed(place, capsys):
+    command = ["sample", "--ckpt", "sr", "--n", "1", "--out", "s", *CPU, "--condition"]
+    assert main([*command, "in"]) == 0
+    assert main([*command, str(place / "in") + "/"]) == 0, capsys.readouterr().err
