@@ -1,5 +1,6 @@
 """Options of the commands that generate images, in groups."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -192,8 +193,10 @@ class GuidanceOptions:
     autoguidance: AutoguidanceOption = None
 
     def __post_init__(self) -> None:
-        """Refuse, with a UsageError, a malformed interval, and options of a guide without --guide."""
+        """Refuse, with a UsageError, a malformed interval or scale, and options of a guide without --guide."""
         _ = self.settings
+        if self.autoguidance is not None and not math.isfinite(self.autoguidance):
+            raise UsageError(f"--autoguidance {self.autoguidance}: expected a finite number")
         for option, value in (("--autoguidance", self.autoguidance), ("--guide-weights", self.guide_weights)):
             if self.guide is None and value is not None:
                 raise UsageError(f"{option} {value}: needs a weaker model; give one with --guide CKPT")

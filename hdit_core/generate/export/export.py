@@ -6,7 +6,7 @@
     sample.toml           the sampling settings, with k-diffusion's format only, which has no keys for them
     samples.png           uncurated samples with the default settings
     classes.json          class names, if they are known
-    program.pt2           D(x, sigma, class) for torch.export.load
+    program.pt2           D(x=..., sigma=..., class_ids=...) for torch.export.load
 
 No path of this machine is written, apart from the last components of those in the recipe.
 """

@@ -145,18 +145,21 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
 
 
 def _arguments(recipe: Recipe) -> str:
+    """Return the call of the program, which takes keywords only."""
     model = recipe.model
     optional = {
-        "class": model.num_classes,
+        "class_ids": model.num_classes,
         "mapping_cond": model.mapping_cond_dim,
         "condition": model.condition_channels,
     }
-    return f"D({', '.join(['x', 'sigma', *(name for name, is_taken in optional.items() if is_taken)])})"
+    names = ["x", "sigma", *(name for name, is_taken in optional.items() if is_taken)]
+    return f"D({', '.join(f'{name}=...' for name in names)})"
 
 
 def _commands(recipe: Recipe) -> Iterator[str]:
     if recipe.condition_image_channels:
-        yield "    hdit restore IMAGES --ckpt FOLDER --out restored"
+        vectors = " --vectors VECTORS.npy" if recipe.model.mapping_cond_dim else ""
+        yield f"    hdit restore IMAGES --ckpt FOLDER{vectors} --out restored"
     elif recipe.model.mapping_cond_dim:
         yield "    hdit sample --ckpt FOLDER --vectors VECTORS.npy --count 64 --out samples"
     else:
@@ -165,7 +168,7 @@ def _commands(recipe: Recipe) -> Iterator[str]:
         yield "or in Python:"
         yield ""
         yield "    from hdit_core.api import generate"
-        yield '    images = generate("FOLDER", 64).to_pil()'
+        yield f'    images = generate("FOLDER", 64).{"to_pil()" if recipe.model.channels in (1, 3) else "images"}'
 
 
 def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Iterator[str]:

@@ -99,6 +99,7 @@ def test_unipc_and_churn_are_set_by_their_keys(tmp_path):
         (["--guidance-interval", "5,1"], 2, "--guidance-interval 5,1: expected LOW:HIGH in sigma"),
         (["--guidance-rescale", "1.5"], 2, "--guidance-rescale': Input should be less than or equal to 1"),
         (["--autoguidance", "2"], 2, "--autoguidance 2.0: needs a weaker model; give one with --guide CKPT"),
+        (["--guide", "nowhere", "--autoguidance", "inf"], 2, "--autoguidance inf: expected a finite number"),
         (["--guide-weights", "ema"], 2, "--guide-weights ema: needs a weaker model"),
         (["--guide", "nowhere"], 4, "nowhere: no such run, checkpoint or file"),
         (["--set", "train.lr=1"], 2, "--set train.lr=1: only keys of [sample] apply to sampling"),

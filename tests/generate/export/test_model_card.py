@@ -140,3 +140,18 @@ def test_all_batch_sizes_of_a_part_are_named(changed):
     fork = Fork(run="a", step=40, num_images=1280, changes={"train.batch_growth[1].after_images": (None, 1920)})
     state = State(step=60, num_images=2304, data_hash="f2" * 32)
     assert [part.batch_size for part in run_parts((fork,), recipe, state, "b")] == ["32, then 64", "64, then 128"]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"model.channels": 5}, '    images = generate("FOLDER", 64).images'),
+        ({}, '    images = generate("FOLDER", 64).to_pil()'),
+        (
+            {"model.condition_channels": 3, "model.mapping_cond_dim": 4, "data.augment_prob": 0.0},
+            "    hdit restore IMAGES --ckpt FOLDER --vectors VECTORS.npy --out restored",
+        ),
+    ],
+)
+def test_the_card_has_the_call_for_what_the_network_takes_and_gives(changed, values, line):
+    assert line in card(changed(values), TrainingRecord(), FACTS).splitlines()

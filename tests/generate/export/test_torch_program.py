@@ -101,7 +101,10 @@ def test_the_program_runs_where_there_is_no_hdit_in_batches_of_any_size(with_pro
     )
     errors = [float(line) for line in child(code, tmp_path).split()]
     assert len(errors) == 2 and max(errors) < 1e-4
-    assert "| program.pt2 | D(x, sigma, class) for torch.export.load" in (with_program / "README.md").read_text()
+    assert (
+        "| program.pt2 | D(x=..., sigma=..., class_ids=...) for torch.export.load"
+        in (with_program / "README.md").read_text()
+    )
 
 
 def test_the_program_contains_no_pickle(with_program):
