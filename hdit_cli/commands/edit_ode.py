@@ -205,14 +205,10 @@ def likelihood(
         from hdit_core.generate.output.sample_format import pixel_format
 
         session.class_of_input(class_id)
-        num_classes = session.pipeline.num_classes
-        pixels = pixel_format(session.pipeline.denoiser.recipe)
+        num_classes, pixels = session.pipeline.num_classes, pixel_format(session.pipeline.denoiser.recipe)
         opened = open_labelled_images(images, session.shape, num_classes, class_id, count, seed, pixels)
         results = bits_per_dim(session.pipeline, opened.images, probes, tolerance)
-        on_image = partial(_print_one, json) if each else None
-        summary = _summarize(results, opened.count, on_image)
-        if not summary["images"]:
-            raise DataError(f"{images}: holds no images")
+        summary = _summarize(images, results, opened.count, partial(_print_one, json) if each else None)
         summary |= {"sigma_min": session.pipeline.settings.sigma_min, "probes": probes, "tolerance": tolerance}
         summary |= {"classes": opened.classes if num_classes else None, "weights": session.weights, "seed": seed}
     if summary["images"] == 1:
@@ -223,8 +219,10 @@ def likelihood(
         emit(summary, json)
 
 
-def _summarize(results: Iterator["ImageBits"], total: int | None, on_image: OnImage | None) -> dict[str, Any]:
-    """Evaluate all images and return their mean bits per dimension."""
+def _summarize(
+    location: str, results: Iterator["ImageBits"], total: int | None, on_image: OnImage | None
+) -> dict[str, Any]:
+    """Evaluate all images and return their mean bits per dimension; raise DataError if there are none."""
     from hdit_core.generate.edit.likelihood import RunningMean
 
     mean = RunningMean()
@@ -235,6 +233,8 @@ def _summarize(results: Iterator["ImageBits"], total: int | None, on_image: OnIm
             bar.update(mean.count, remark=f"{mean.mean:.4f} bits/dim")
             if on_image is not None:
                 on_image(bits)
+    if not mean.count:
+        raise DataError(f"{location}: holds no images")
     return {
         "images": mean.count,
         "bits_per_dim": mean.mean,

@@ -5,7 +5,7 @@ expectation an upper bound on the cost of coding the levels (Theis et al. 2016).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -166,32 +166,33 @@ def open_labelled_images(
         pixels: the format of the images that the network was trained on; None: 8 bits.
 
     Raises:
-        UsageError: there is nothing at `location`, or files of several images, which are read in 8 bits, for a network
-            of values in another range.
+        UsageError: there is nothing at `location`, or files that are read in 8 bits, for a network of another range.
         DataError: it holds no images, fewer than n, or one that cannot be read.
     """
     one_class = (num_classes if class_id is None else class_id) if num_classes else None
     classes = "none" if class_id is None else f"all {class_id}"
     path, pixels = Path(location), pixels or PixelFormat(shape[2])
     if path.is_file() and IMAGE_SUFFIX.search(path.name):
-        read_one = read_image(path, pixels, shape[:2])
-        image = LabelledImage(0, path.name, to_uint8(read_one.image[None])[0], one_class)
-        return LabelledImages(1, classes, iter([image]))
+        image_u8 = to_uint8(read_image(path, pixels, shape[:2]).image[None])[0]
+        return LabelledImages(1, classes, iter([LabelledImage(0, path.name, image_u8, one_class)]))
     _check_range(location, pixels)
     images = open_images(location, n, seed, channels=shape[2], purpose=SUBSET_PURPOSE)
     label = images.label if num_classes and class_id is None else None
     if label is not None:
         _check_classes(images, num_classes)
         classes = "of the data set"
+    return LabelledImages(images.count, classes, _read_all(location, images, shape, label, one_class))
 
-    def read_all() -> Iterator[LabelledImage]:
-        numbers = count() if images.numbers is None else images.numbers
-        for position, (number, read) in enumerate(zip(numbers, images.readers(), strict=False)):
-            name = images.names[position] if images.names else f"image {number}"
-            found = label(position) if label else -1
-            yield LabelledImage(number, name, _framed(read(), shape, location), one_class if found < 0 else found)
 
-    return LabelledImages(images.count, classes, read_all())
+def _read_all(
+    location: str, images: ImageSet, shape: Shape, label: Callable[[int], int] | None, one_class: int | None
+) -> Iterator[LabelledImage]:
+    """Yield the images, each with its own class where `label` gives it one."""
+    numbers = count() if images.numbers is None else images.numbers
+    for position, (number, read) in enumerate(zip(numbers, images.readers(), strict=False)):
+        name = images.names[position] if images.names else f"image {number}"
+        found = label(position) if label else -1
+        yield LabelledImage(number, name, _framed(read(), shape, location), one_class if found < 0 else found)
 
 
 def _check_range(location: str, pixels: PixelFormat) -> None:

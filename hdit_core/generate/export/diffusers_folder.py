@@ -10,6 +10,7 @@ DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from hdit_core.recipe.sample import SampleRecipe
 
 PIPELINE, MODEL, LAYERS = "pipeline_hdit.py", "modeling_hdit.py", "hdit_layers.py"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+EXACT_SAMPLERS, EXACT_SCHEDULES = ("euler", "dpmpp_2m"), ("karras", "exponential")
+logger = logging.getLogger("hdit")
+
 USAGE = """---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
@@ -63,13 +67,11 @@ def export_diffusers(
     check_weights(source, weights, found)
     recipe = apply_defaults(recipe, defaults)
     _check_supported(recipe)
+    _log_lost(recipe.sample)
     denoiser = build_denoiser(recipe, state, str(source)).to(dtype)
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as target:
-        (target / "transformer").mkdir()
-        (target / "scheduler").mkdir()
-        for name, subfolder in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
-            write_file(target / subfolder / name, read_text(Path(code.__path__[0]) / name))
+        _write_code(target)
         write_tensor_file(target / "transformer" / WEIGHTS, denoiser.network.state_dict(), {"format": "pt"})
         for name, document in _configs(recipe).items():
             write_file(target / name, json.dumps(document, indent=2) + "\n")
@@ -78,6 +80,13 @@ def export_diffusers(
             str(path.relative_to(target)): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()
         }
     return {"folder": str(folder), "weights": found.weights or "unknown", "files": files}
+
+
+def _write_code(folder: Path) -> None:
+    for subfolder in ("transformer", "scheduler"):
+        (folder / subfolder).mkdir()
+    for name, subfolder in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
+        write_file(folder / subfolder / name, read_text(Path(code.__path__[0]) / name))
 
 
 def _configs(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -120,6 +129,18 @@ def _check_supported(recipe: Recipe) -> None:
     for key, (value, supported) in wanted.items():
         if value != supported:
             raise UsageError(f"--diffusers: {key} is {value!r}; the exported code supports {supported!r} only")
+
+
+def _log_lost(sample: SampleRecipe) -> None:
+    """Log the sampling settings that the pipeline and the schedulers of diffusers do not have."""
+    lost = [key for key in ("guidance_interval", "guidance_rescale", "churn") if getattr(sample, key)]
+    lost += ["sampler"] if sample.sampler not in EXACT_SAMPLERS else []
+    lost += ["schedule"] if sample.schedule not in EXACT_SCHEDULES else []
+    for key in lost:
+        value = getattr(sample, key)
+        logger.warning(
+            "sample.%s = %s has no counterpart in diffusers: its samples will differ from hdit's", key, value
+        )
 
 
 def model_config(recipe: Recipe) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from hdit_core.files import atomic_folder, check_output, digest, write_file
 from hdit_core.generate.export.class_names import CLASSES
 from hdit_core.generate.export.model_card import CardFacts, card
 from hdit_core.generate.export.torch_program import write_program
-from hdit_core.generate.export.training_record import training_record
+from hdit_core.generate.export.training_record import TrainingRecord, training_record
 from hdit_core.generate.generate import collect, generate
 from hdit_core.generate.settings import DEFAULT_WEIGHTS, apply_defaults, open_denoiser, read_defaults, write_defaults
 from hdit_core.images import png_bytes, sheet, shown
@@ -129,8 +129,12 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         facts = _facts(target, denoiser, settings, found)
         write_file(target / CARD, card(recipe, record, facts))
         files = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
+    return {"folder": str(folder), **_summary(facts, record, found), "files": files}
+
+
+def _summary(facts: CardFacts, record: TrainingRecord, found: ModelSource) -> dict[str, Any]:
+    """Return what was exported, for `--json`, without folder and files."""
     return {
-        "folder": str(folder),
         "format": facts.format,
         "dtype": facts.dtype,
         **source_record(found),
@@ -139,7 +143,6 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         "weights_sha256": facts.sha256,
         "parameters": facts.parameters,
         "program_largest_error": facts.program and facts.program[1],
-        "files": files,
     }
 
 

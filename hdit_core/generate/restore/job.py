@@ -55,18 +55,23 @@ class Masks:
         """Return the mask of an image.
 
         Raises:
-            UnusableImageError: there is none.
+            UnusableImageError: there is none, or there are several.
         """
         if self.is_single:
             return self.inputs.read(0)
-        index = self._indices.get(without_ending(name))
-        if index is None:
-            raise UnusableImageError(f"has no mask of its name in {self.inputs.location}")
-        return self.inputs.read(index)
+        indices = self._indices.get(without_ending(name), [])
+        if len(indices) != 1:
+            found = ", ".join(self.inputs.names[index] for index in indices)
+            problem = f"has several masks of its name, {found}," if indices else "has no mask of its name"
+            raise UnusableImageError(f"{problem} in {self.inputs.location}")
+        return self.inputs.read(indices[0])
 
     @cached_property
-    def _indices(self) -> dict[str, int]:
-        return {without_ending(name): index for index, name in enumerate(self.inputs.names)}
+    def _indices(self) -> dict[str, list[int]]:
+        indices: dict[str, list[int]] = {}
+        for index, name in enumerate(self.inputs.names):
+            indices.setdefault(without_ending(name), []).append(index)
+        return indices
 
 
 def open_masks(location: str) -> Masks:

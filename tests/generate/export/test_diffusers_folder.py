@@ -145,3 +145,20 @@ def test_the_readme_names_the_weights_that_are_exported(run, tmp_path):
 def test_weights_of_an_unknown_kind_are_not_called_ema(model, tmp_path):
     assert export_diffusers(model, tmp_path / "out")["weights"] == "unknown"
     assert "exported by hdit. " in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_settings_without_a_counterpart_are_reported(changed, tmp_path, notes):
+    sample = {"sampler": "dpmpp_2m", "guidance": 2.0, "guidance_interval": [0.2, 5.0], "schedule": "vp"}
+    recipe = changed({f"sample.{key}": value for key, value in sample.items()})
+    network = HourglassTransformer(recipe.model)
+    write_tensors(tmp_path / "model.safetensors", network.state_dict(), recipe.model_dump_json())
+    export_diffusers(tmp_path / "model.safetensors", tmp_path / "exported")
+    assert [note.partition(" =")[0] for note in notes] == ["sample.guidance_interval", "sample.schedule"]
+
+
+def test_a_class_that_the_network_does_not_have_is_refused(pipeline):
+    with pytest.raises(ValueError, match=r"class_labels = \[4\]: expected 0 to 2, or 3 for no class"):
+        pipeline([4], num_inference_steps=2)
+    pipeline.transformer.register_to_config(num_classes=0)
+    with pytest.raises(ValueError, match=r"class_labels = \[1\]: this network has no classes"):
+        pipeline([1], num_inference_steps=2)

@@ -77,3 +77,11 @@ def test_a_missing_or_misshapen_mask_makes_an_input_unusable(inpainting, picture
         masks = open_masks(str(tmp_path / folder))
     record = restore(job_of(inpainting, masks=masks), tmp_path / "in", tmp_path / "out")
     assert record["num_images"] == 0 and reason in record["unusable"]["a.png"]
+
+
+def test_an_image_with_two_masks_is_skipped(inpainting, pictures, tmp_path):
+    pictures("in", ["a.png", "b.png"])
+    pictures("masks", ["a.png", "a.jpg", "b.png"])
+    masks = open_masks(str(tmp_path / "masks"))
+    record = restore(job_of(inpainting, masks=masks), tmp_path / "in", tmp_path / "out")
+    assert record["unusable"] == {"a.png": f"has several masks of its name, a.jpg, a.png, in {tmp_path / 'masks'}"}

@@ -37,8 +37,7 @@ class HDiTPipeline(DiffusionPipeline):
             return_dict: return an object instead of a tuple.
         """
         config = self.transformer.config
-        if guidance_scale != 1 and not config.num_classes:
-            raise ValueError(f"guidance_scale = {guidance_scale} needs classes, and this network has none; use 1")
+        _check_classes(config.num_classes, class_labels, guidance_scale)
         count = len(class_labels) if class_labels is not None else len(latents) if latents is not None else num_images
         shape, device = (count, config.channels, *config.sample_size), self._execution_device
         labels = None if class_labels is None else torch.tensor(class_labels, device=device)
@@ -60,3 +59,13 @@ class HDiTPipeline(DiffusionPipeline):
         if output_type == "pil":
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _check_classes(num_classes: int, class_labels: list[int] | None, guidance_scale: float) -> None:
+    if guidance_scale != 1 and not num_classes:
+        raise ValueError(f"guidance_scale = {guidance_scale} needs classes, and this network has none; use 1")
+    if class_labels is not None and not num_classes:
+        raise ValueError(f"class_labels = {class_labels}: this network has no classes; leave them out")
+    if class_labels is not None and not all(0 <= label <= num_classes for label in class_labels):
+        last = num_classes - 1
+        raise ValueError(f"class_labels = {class_labels}: expected 0 to {last}, or {num_classes} for no class")
