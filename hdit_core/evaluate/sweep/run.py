@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
+from hdit_core.checkpoint.manifest import NAME as MANIFEST
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.diffusion.guidance import Guide
@@ -51,7 +52,7 @@ from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
 from hdit_core.evaluate.sweep.successive_halving import halving_schedule, keep_best_half
 from hdit_core.evaluate.sweep.weights import SweepWeights
 from hdit_core.figures import PlotFormat, inline_svg
-from hdit_core.files import write_atomic
+from hdit_core.files import digest, write_atomic
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.generate.settings import sample_settings, with_sample
 
@@ -205,6 +206,7 @@ class _Sweep:
             raise UsageError("--ref -: a stream can be read only once, and a sweep has to resume; pass a file")
         plan = {
             "step": self._checkpoint.state.step,
+            "checkpoint": digest(self._checkpoint.folder / MANIFEST).sha256[:16],  # equal steps of other runs differ
             "sample": self._checkpoint.recipe.sample.model_dump(mode="json", exclude={"batch_size"}),
             "reference": identity or reference.source.get("sha256"),
             "extractor": self._extractor.provenance,

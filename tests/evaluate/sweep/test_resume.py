@@ -106,3 +106,11 @@ def test_a_sweep_with_other_settings_in_the_folder_is_refused(run, reference):
     other = wanted(run, reference, n=8)
     with pytest.raises(UsageError, match=r"has a sweep with other settings: seed 3 .there. vs 4 .now."):
         sweep(replace(other, scoring=replace(other.scoring, seed=4)))
+
+
+def test_the_scores_of_another_run_with_the_same_settings_are_not_reused(made, run, reference, tmp_path):
+    sweep(wanted(run, reference, n=8, out=tmp_path / "sweep"))
+    with pytest.raises(
+        UsageError, match=r"has a sweep with other settings: checkpoint '\w{16}' .there. vs '\w{16}' .now."
+    ):
+        sweep(wanted(made / "guide", reference, n=8, out=tmp_path / "sweep"))
