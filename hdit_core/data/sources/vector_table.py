@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from hdit_core.data.image.arrays.npy import read_npy
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex
 from hdit_core.data.sources.labels.tables import FILE_COLUMNS
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.parquet import pyarrow_of
+from hdit_core.data.sources.parquet_columns import VALUES_AT_ONCE, short_values
 from hdit_core.errors import DataError, UsageError, first_line
 from hdit_core.files import read_bytes
 
-LARGEST_FILE_BYTES = 8 << 30
+LARGEST_FILE_BYTES = 8 << 30  # also of names and vectors of a Parquet file, in memory
+ROWS_AT_ONCE = 1024
+NAME_BYTES = 64  # of a short name in Python
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 Rows = Float32[np.ndarray, "N E"]
@@ -65,42 +68,102 @@ def _of_parquet(path: Path, content: bytes) -> tuple[list[str], Rows]:
     """Return names and vectors of a table with a column of files, and a column of lists or one for each number."""
     arrow = pyarrow_of(path)
     try:
-        table = arrow.parquet.read_table(io.BytesIO(content))
+        table = arrow.parquet.ParquetFile(io.BytesIO(content))
+        columns = {field.name: field.type for field in table.schema_arrow}
+        files = [name for name in columns if name.strip().lower() in FILE_COLUMNS]
+        is_clear = len(files) == 1 < len(columns) == len(table.schema_arrow.names)
+        if not is_clear or not _is_text(arrow, columns[files[0]]):
+            raise DataError(_unclear(path, table.schema_arrow.names))
+        numbers = [name for name in columns if name not in files]
+        for name in numbers:
+            _check_number(path, arrow, name, columns[name], is_only=len(numbers) == 1)
+        _check_expansion(path, table.metadata, files[0])
+        batches = table.iter_batches(VALUES_AT_ONCE, columns=files)
+        names: list[Any] = [name for batch in batches for name in short_values(batch.column(0), arrow, str(path))]
+        if not all(isinstance(name, str) for name in names):
+            raise DataError(_unclear(path, table.schema_arrow.names))
+        return names, _rows_of_parquet(path, table, numbers)
     except arrow.ArrowException as problem:
         raise DataError(f"{path}: not a whole Parquet file ({first_line(problem)}); write it again") from None
-    files = [name for name in table.column_names if name.strip().lower() in FILE_COLUMNS]
-    numbers = [name for name in table.column_names if name not in files]
-    names: list[Any] = table.column(files[0]).to_pylist() if len(files) == 1 else [None]
-    if not numbers or not all(isinstance(name, str) for name in names):
+
+
+def _unclear(path: Path, columns: Sequence[str]) -> str:
+    return (
+        f"{path}: has the columns {', '.join(columns)}; expected one column 'file' of texts, and a column of lists or "
+        "one for each number"
+    )
+
+
+def _is_text(arrow: Any, kind: Any) -> bool:
+    value = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    return bool(arrow.types.is_string(value) or arrow.types.is_large_string(value))
+
+
+def _is_list(kind: Any) -> bool:
+    return str(kind).startswith(("list<", "large_list<", "fixed_size_list<"))
+
+
+def _check_number(path: Path, arrow: Any, name: str, kind: Any, is_only: bool) -> None:
+    """Refuse, before a value is read, a column that contains neither numbers nor, as the only one, lists of them."""
+    value, types = kind.value_type if is_only and _is_list(kind) else kind, arrow.types
+    if not any(is_one(value) for is_one in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)):
+        raise DataError(f"{path}: column '{name}' is {kind}, expected numbers")
+
+
+def _check_expansion(path: Path, metadata: Any, files: str) -> None:
+    """Refuse a table that would fill the memory: values that repeat take no space in a file."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+    _check_size(path, metadata.num_rows, sum(part.num_values for part in parts if part.path_in_schema != files))
+
+
+def _check_size(path: Path, num_rows: int, num_values: int) -> None:
+    size_bytes = NAME_BYTES * num_rows + 4 * num_values
+    if size_bytes > LARGEST_FILE_BYTES:
         raise DataError(
-            f"{path}: has the columns {', '.join(table.column_names)}; expected one column 'file' of texts, and a "
-            "column of lists or one for each number"
+            f"{path}: its {num_rows:,} names and {num_values:,} numbers take {size_bytes:,} bytes of memory, more than "
+            f"{LARGEST_FILE_BYTES >> 30} GiB"
         )
-    columns = [table.column(name) for name in numbers]
-    if len(columns) == 1 and "list<" in str(columns[0].type):
-        return names, _of_lists(path, columns[0])
-    by_number = [_numbers(path, name, column) for name, column in zip(numbers, columns, strict=True)]
-    return names, np.stack(by_number, axis=1)
 
 
-def _of_lists(path: Path, column: Any) -> Rows:
-    """Return the vectors of a column of lists, all of one length."""
-    lists = [row for chunk in column.chunks for row in chunk.to_numpy(zero_copy_only=False)]
-    lengths = [-1 if row is None else len(row) for row in lists]
-    place = next((place for place, length in enumerate(lengths) if length != lengths[0]), 0)
-    if not lists or lengths[place] < 1 or lengths[place] != lengths[0]:
-        found = "none" if not lists or lengths[place] < 0 else f"of {lengths[place]} numbers"
-        raise DataError(f"{path}: row {place}: the vector is {found}; expected vectors of one length")
-    return np.stack([np.asarray(row, np.float64).astype(np.float32) for row in lists])
+def _rows_of_parquet(path: Path, table: Any, columns: list[str]) -> Rows:
+    """Return the vectors of a table, read some rows at a time."""
+    count, place = table.metadata.num_rows, 0
+    rows = np.empty((0, len(columns)), np.float32)
+    for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
+        if _is_list(batch.schema[0].type):
+            part = _of_lists(path, batch.column(0), place, rows.shape[1] if place else None)
+        else:
+            part = np.stack([np.asarray(column.to_numpy(zero_copy_only=False), np.float64) for column in batch], axis=1)
+        if not place:
+            _check_size(path, count, count * part.shape[1])
+            rows = np.empty((count, part.shape[1]), np.float32)
+        if place + len(part) > count:
+            break
+        rows[place : place + len(part)] = part
+        place += len(part)
+    if place != count:
+        raise DataError(f"{path}: does not have the {count:,} rows of its metadata; write it again")
+    return rows
 
 
-def _numbers(path: Path, name: str, column: Any) -> Float32[np.ndarray, " N"]:
-    """Return a column of numbers; a missing one is NaN, which is refused for its image."""
-    try:
-        numbers: Float32[np.ndarray, " N"] = np.asarray(column.to_numpy(), np.float64).astype(np.float32)
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: column '{name}' is {column.type}, expected numbers") from None
-    return numbers
+def _of_lists(path: Path, column: Any, place: int, length: int | None) -> Float64[np.ndarray, "N E"]:
+    """Return the vectors in a part of a column of lists, all of one length.
+
+    Args:
+        path: of the file, for messages.
+        column: the part.
+        place: of its first row in the whole column.
+        length: of the vectors before; None for the first part.
+    """
+    lists = column.to_numpy(zero_copy_only=False)
+    for row, vector in enumerate(lists, place):
+        found = -1 if vector is None else len(vector)
+        length = found if length is None else length
+        if found < 1 or found != length:
+            reason = "none" if found < 0 else f"of {found} numbers"
+            raise DataError(f"{path}: row {row}: the vector is {reason}; expected vectors of one length")
+    return np.stack([np.asarray(vector, np.float64) for vector in lists])
 
 
 def _rows_of_entries(path: Path, table: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -1,12 +1,16 @@
 """Vectors from a separate Parquet file, keyed by the names of the images."""
 
 import json
+import tracemalloc
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hdit_core.data.loader.image_reader import ImageReader
+from hdit_core.data.sources import vector_table
 from hdit_core.errors import DataError
 from tests.data.pairs import COUNT, DIM, vector, write_pairs
 
@@ -74,3 +78,38 @@ def test_a_damaged_parquet_file_is_refused_in_one_line(pairs, prepare):
     (pairs / "vectors.parquet").write_bytes((pairs / "vectors.parquet").read_bytes()[:200])
     with pytest.raises(DataError, match=r"vectors\.parquet: not a whole Parquet file \(.*\); write it again"):
         prepare(pairs / "images", vectors=path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        (
+            {"file": ["a"] * 2000, "v": pa.array([[0.0] * 100] * 2000)},
+            r"its 2,000 names and 200,000 numbers take 928,000 bytes of memory, more than 0 GiB",
+        ),
+        ({"file": NAMES, "v": ["x" * 9_000_000] * COUNT}, r"column 'v' is string, expected numbers"),
+        (
+            {"file": ["x" * 9_000_000] * COUNT, "v": ROWS},
+            r"a label or name of 9,000,000 bytes, expected at most 65,536",
+        ),
+        ({"file": ["a"] * 500_000, "v": [0] * 500_000}, r"its 500,000 names and 500,000 numbers take 34,000,000 bytes"),
+    ],
+)
+def test_a_parquet_file_that_would_fill_the_memory_is_refused_before_it_is_read(
+    tmp_path, monkeypatch, columns, problem
+):
+    monkeypatch.setattr(vector_table, "LARGEST_FILE_BYTES", 500_000)
+    pq.write_table(pa.table(columns), tmp_path / "v.parquet", compression="zstd")
+    tracemalloc.start()
+    with pytest.raises(DataError, match=problem):
+        vector_table.VectorTable(tmp_path / "v.parquet", ["a"])
+    assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    tracemalloc.stop()
+
+
+def test_a_long_parquet_file_is_read_in_parts(pairs, monkeypatch):
+    monkeypatch.setattr(vector_table, "ROWS_AT_ONCE", 2)
+    for columns in ({"file": NAMES, "v": ROWS}, {"file": NAMES, "a": [row[0] for row in ROWS]}):
+        table = vector_table.VectorTable(Path(parquet(pairs, columns)), NAMES)
+        for number, row in enumerate(ROWS):
+            assert np.frombuffer(table.fetch(number), "<f4").tolist() == row[: 1 if "a" in columns else 3]
