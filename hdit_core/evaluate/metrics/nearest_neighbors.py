@@ -71,8 +71,8 @@ class NearestSearch:
         """
         keys = images.keys[:MOST_QUERIES]
         self._queries: Float64[Tensor, "Q F"] = images.features[:MOST_QUERIES].double()
-        self._missing = set(keys.tolist())  # queries without an exact duplicate so far
-        self._num_keys = len(self._missing)
+        self._keys: list[int] = keys.tolist()  # equal for equal images, such as those of a model that collapsed
+        self._missing = set(self._keys)  # those without an exact duplicate so far
         self._indices = torch.tensor(indices.of(keys))
         self._squared: Float64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBORS), torch.inf, dtype=torch.float64)
         self._nearest: Int64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBORS), -1)
@@ -89,6 +89,5 @@ class NearestSearch:
     def neighbors(self) -> Neighbors:
         """Return all pairs, the closest first."""
         order = self._squared[:, 0].argsort(stable=True)
-        return Neighbors(
-            self._indices[order], self._nearest[order], self._squared[order].sqrt(), self._num_keys - len(self._missing)
-        )
+        copies = sum(key not in self._missing for key in self._keys)
+        return Neighbors(self._indices[order], self._nearest[order], self._squared[order].sqrt(), copies)

@@ -96,3 +96,13 @@ def test_a_thumbnail_keeps_the_shape_and_is_square(shape):
 def test_a_stream_has_no_sample_sheet():
     with pytest.raises(UsageError, match="-: a stream can be read once; give a file or folder"):
         sample_sheet(ImageSet({"path": "-"}, None, lambda _: iter(())))
+
+
+def test_every_copy_of_one_reference_image_counts():
+    """A model that only repeats a training image has as many duplicates as samples."""
+    index, accumulator, same = DigestIndex(), Accumulator(4), digests("a", 1) * 3
+    index.observe(FeatureBatch(SAMPLES[:1].expand(3, -1), same, [(5, 6, 3)] * 3), 0)
+    accumulator.add(SAMPLES[:1].expand(3, -1), same)
+    search = NearestSearch(accumulator.statistics(), index)
+    search.observe(FeatureBatch(SAMPLES[:1], same[:1], [(5, 6, 3)]), 0)
+    assert search.neighbors().to_json() | {"copies": 3, "queries": 3} == search.neighbors().to_json()
