@@ -119,9 +119,14 @@ def _check_paired(settings: ScoreSettings) -> None:
         "--nearest": settings.nearest,
         "--save-stats": settings.save_stats,
         "--keep-features": settings.keep_features,
+        "--batch-size": settings.batch_size,
     }
     for option, value in options.items():
         if value is not None:
             raise UsageError(f"{option} {value}: does not apply to --paired; leave it out")
-    if settings.extractor is None and settings.weights is not None:
-        raise UsageError(f"--extractor-weights {settings.weights}: --paired has no extractor without --extractor NAME")
+    if settings.allow_small_n:
+        raise UsageError("--allow-small-n: does not apply to --paired, which takes any number of pairs; leave it out")
+    mode = None if settings.mode == "clean" else settings.mode
+    for option, value in (("--extractor-weights", settings.weights), ("--mode", mode)):
+        if settings.extractor is None and value is not None:
+            raise UsageError(f"{option} {value}: --paired has no extractor without --extractor NAME")

@@ -1,5 +1,6 @@
 """Scores one batch of pairs: reads both images of each on a common scale, and compares them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,12 +81,14 @@ class PairScorer:
         """Return the scores of pairs.
 
         Raises:
-            DataError: two images of a pair differ in size or channels, one is damaged, or its range is not known.
+            DataError: two images of a pair differ in size or channels, one is damaged, its range is not known, or its
+                values are too far outside it.
         """
         stored = [(pair.image(), pair.original()) for pair in pairs]
         images = [self._comparable(pair.name, *both) for pair, both in zip(pairs, stored, strict=True)]
         values = torch.zeros(len(pairs), 3, dtype=torch.float64)
-        values[:, :2] = torch.tensor([_similarity(*both) for both in images], dtype=torch.float64)
+        similarities = [_similarity(pair.name, *both) for pair, both in zip(pairs, images, strict=True)]
+        values[:, :2] = torch.tensor(similarities, dtype=torch.float64)
         if self.extractor is not None:
             shown = [
                 (self._shown(pair.name, a), self._shown(pair.name, b))
@@ -135,9 +138,15 @@ def _check_sizes(name: str, a: Pixels, b: Pixels) -> None:
         )
 
 
-def _similarity(a: Pixels, b: Pixels) -> tuple[float, float]:
+def _similarity(name: str, a: Pixels, b: Pixels) -> tuple[float, float]:
     peak = PEAK if a.dtype == np.uint8 else 1.0
-    return psnr(a, b, peak), ssim(a, b, peak)
+    found = psnr(a, b, peak), ssim(a, b, peak)
+    if found[0] == -math.inf or not math.isfinite(found[1]):
+        raise DataError(
+            f"{name}: has values too far outside the range to be compared; give the range of the values with --range "
+            "LOW,HIGH"
+        )
+    return found
 
 
 def _feature_distances(images: Sequence[tuple[Pixels, Pixels]], extractor: Extractor) -> Float64[Tensor, "N"]:

@@ -63,14 +63,15 @@ class Pairs:
         return self.images.names[index] if self.images.names else f"image {index}"
 
     def _streamed(self) -> Iterator[Pair]:
-        images, originals = self.images.readers(), self.originals.readers()
-        for number, image in enumerate(images):
+        images, originals, count = self.images.readers(), self.originals.readers(), 0
+        for image in images:
             original = next(originals, None)
             if original is None:
-                raise DataError(_counts_differ(self, f"more than {number}", str(number)))
-            yield Pair(f"image {number}", image, original)
+                raise DataError(_counts_differ(self, f"more than {count}", str(count)))
+            yield Pair(f"image {count}", image, original)
+            count += 1
         if next(originals, None) is not None:
-            raise DataError(_counts_differ(self, str(number + 1), f"more than {number + 1}"))
+            raise DataError(_counts_differ(self, str(count), f"more than {count}"))
 
 
 def _in_any_order(images: ImageSet, indices: list[int]) -> Iterator[ReadImage]:

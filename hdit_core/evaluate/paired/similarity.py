@@ -18,12 +18,17 @@ K1, K2 = 0.01, 0.03
 def psnr(a: Shaped[np.ndarray, "H W C"], b: Shaped[np.ndarray, "H W C"], peak: float = PEAK) -> float:
     """Return the peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images.
 
+    Minus infinity if the squared error is too large for float64.
+
     Args:
         a, b: pixels from 0 to `peak`.
         peak: the value of white; scikit-image's `data_range`.
     """
-    error = np.square(a.astype(np.float64) - b.astype(np.float64)).mean()
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+    with np.errstate(over="ignore"):
+        error = float(np.square(a.astype(np.float64) - b.astype(np.float64)).mean())
+    if error in (0, math.inf):
+        return -math.inf if error else math.inf
+    return 10 * math.log10(peak**2 / error)
 
 
 def ssim(a: Shaped[np.ndarray, "H W C"], b: Shaped[np.ndarray, "H W C"], peak: float = PEAK) -> float:

@@ -23,6 +23,7 @@ FREE = (
     "images.samples",
     "images.sampling",
     "images.seed",
+    "images.guide",
     "images.subset_seed",
     "images.num_grey",
     "images.class_counts",
@@ -38,6 +39,7 @@ SAMPLES = {
     "images.samples.settings.": "images.sampling.",
     "images.samples.seed": "images.seed",
     "images.samples.weights_sha256": "images.weights_sha256",
+    "images.samples.guide.": "images.guide.",
 }
 """Where a folder of samples has settings, by its samples.json, and where a checkpoint's result has them."""
 REFERENCE_HASHES = ("reference.fingerprint", "reference.sha256", "reference.root")
@@ -102,8 +104,12 @@ def compare_results(a: Path, b: Path, force: bool = False) -> Comparison:
 
 
 def _provenance(result: dict[str, Any]) -> dict[str, Any]:
-    """Return what determines a result as key paths, without settings that have no value."""
-    flat = flatten(result["passport"] | {"n": result["n"]})
+    """Return what determines a result as key paths, without settings that have no value.
+
+    PSNR leaves identical pairs out, so that their number is one of them.
+    """
+    counts = {key: result[key] for key in ("n", "n_identical") if key == "n" or key in result}
+    flat = flatten(result["passport"] | counts)
     return {_common_key(key): value for key, value in flat.items() if value not in (None, "none")}
 
 

@@ -156,3 +156,11 @@ def test_the_option_is_checked(tmp_path, capsys):
     assert main(["eval-fid", str(a), "--ref", str(b), "--paired", "--range", "0,4095", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["estimates"]["psnr"]["value"] == pytest.approx(theirs(images, originals, 4095)[0], abs=1e-9)
+
+
+def test_values_that_are_too_large_to_be_compared_are_refused(tmp_path):
+    for name, level in (("a", 1e200), ("b", 0.0)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", np.full((12, 13, 1), level))
+    with pytest.raises(DataError, match=r"0\.npy: has values too far outside the range to be compared; give the range"):
+        score_pairs(ScoreSettings(str(tmp_path / "a"), str(tmp_path / "b"), paired=True, value_range=((0.0, 1.0),)))

@@ -95,3 +95,13 @@ def test_a_subset_of_the_pairs_is_chosen_by_the_seed(picture_folder):
 def test_a_subset_of_a_stream_is_refused(picture_folder):
     with pytest.raises(UsageError, match="--count 2: all images of a stream are scored; send only 2 of them"):
         match(open_images("-"), open_images(str(picture_folder("b", 3))), 2)
+
+
+def test_a_stream_without_images_is_refused(picture_folder, monkeypatch):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w"):
+        pass
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    pairs = match(open_images("-"), open_images(str(picture_folder("b", 2))))
+    with pytest.raises(DataError, match=r"-: has 0 images, .*/b has more than 0; expected pairs in the same order"):
+        list(pairs)

@@ -107,6 +107,9 @@ def test_images_smaller_than_the_window_are_refused(picture_folder, paired):
         ({"nearest": Path("x.png")}, r"--nearest x\.png: does not apply to --paired"),
         ({"save_stats": Path("x.npz")}, r"--save-stats x\.npz: does not apply to --paired"),
         ({"keep_features": Path("x")}, r"--keep-features x: does not apply to --paired"),
+        ({"batch_size": 8}, "--batch-size 8: does not apply to --paired"),
+        ({"allow_small_n": True}, "--allow-small-n: does not apply to --paired"),
+        ({"mode": "adm"}, "--mode adm: --paired has no extractor without --extractor NAME"),
         ({"weights": Path("w.pt")}, r"--extractor-weights w\.pt: --paired has no extractor without --extractor"),
     ],
 )
@@ -148,3 +151,12 @@ def test_a_rank_that_fails_ends_the_others(sets, tmp_path):
     (sets[1] / "036.png").write_bytes(b"no image")
     said = start(tmp_path / "n", 2, images=str(sets[0]), reference=str(sets[1]), paired=True).said()
     assert "036.png: cannot be scored" in said[0] and "another rank failed" in said[1]
+
+
+def test_means_that_leave_out_different_numbers_of_identical_pairs_are_not_compared(sets, paired, tmp_path):
+    a, b = sets
+    (tmp_path / "1.json").write_text(json.dumps(paired(a, b).to_json()))
+    (b / "003.png").write_bytes((a / "003.png").read_bytes())
+    (tmp_path / "2.json").write_text(json.dumps(paired(b, a).to_json()))
+    with pytest.raises(UsageError, match="n_identical: 0 and 1"):
+        compare_results(tmp_path / "1.json", tmp_path / "2.json")

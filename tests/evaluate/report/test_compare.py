@@ -141,3 +141,13 @@ def test_settings_that_a_folder_and_a_checkpoint_record_in_other_places_are_comp
     assert found["images.sampling.steps"] == [9, 8]
     unlike = [key for key in found if key.startswith("images.") and key not in ("images.path", "images.fingerprint")]
     assert unlike == ["images.sampling.steps"]
+
+
+def test_guided_samples_are_compared_with_others(results):
+    """Autoguidance is a way of sampling, as the scale of classifier-free guidance is."""
+
+    def guided(result):
+        result["passport"]["images"]["guide"] = {"weights_sha256": "7" * 64, "weight": 2.0}
+
+    found = compare_results(*results(guided))
+    assert found.unlike == [] and ("images.guide.weight", None, 2.0) in found.other
