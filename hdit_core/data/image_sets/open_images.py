@@ -64,7 +64,11 @@ def open_images(
         return _of_data_set(location, choose, draw, full_depth)
     if path.suffix.lower() == ".npz" and path.is_file():
         return _of_arrays(path, choose, draw)
-    return _of_source(location, choose, draw, depth_of(channels, full_depth, saved_values(path)))
+    saved = saved_values(path)
+    facts = [] if saved is None else [(saved.dtype, saved.ranges)]
+    if path.is_file():  # files in a tar often have equal times
+        facts.append((path.stat().st_size, path.stat().st_mtime_ns))
+    return _of_source(location, choose, draw, depth_of(channels, full_depth, saved), facts)
 
 
 def _of_data_set(location: str, choose: Choose, draw: dict[str, int], full_depth: bool) -> ImageSet:
@@ -129,7 +133,8 @@ def _of_stream(n: int | None, depth: Depth) -> ImageSet:
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)
 
 
-def _of_source(location: str, choose: Choose, draw: dict[str, int], depth: Depth) -> ImageSet:
+def _of_source(location: str, choose: Choose, draw: dict[str, int], depth: Depth, facts: Sequence[object]) -> ImageSet:
+    """Return the images of a source; besides its entries, `facts` change when any image may have changed."""
     source = open_source(location, read_labels=False)
     is_image = [source.kind not in FILE_KINDS or depth.is_image(entry.name) for entry in source.entries]
     numbers = [number for number, wanted in enumerate(is_image) if wanted]
@@ -143,7 +148,7 @@ def _of_source(location: str, choose: Choose, draw: dict[str, int], depth: Depth
         source={"kind": source.kind, "path": location, **draw},
         count=len(chosen),
         open=lambda places: _fetch_all(source, [chosen[place] for place in places], location, depth),
-        identity=_identity([(entry.name, entry.size_bytes, entry.changed_at) for entry in entries]),
+        identity=_identity([(entry.name, entry.size_bytes, entry.changed_at) for entry in entries], *facts),
         remarks=((left_out,) if others else ()) + ((compressed,) if lossy else ()),
         names=[entry.name for entry in entries],
         numbers=chosen,

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -184,3 +185,29 @@ def test_a_set_that_shrinks_while_it_is_read_is_an_error(toy_extractor):
     images = ImageSet({"path": "x"}, 9, lambda places: ((lambda: np.zeros((4, 6, 1), np.uint8)) for _ in range(5)))
     with pytest.raises(DataError, match="x: only 5 of 9 images were read; has it changed"):
         measure(images, toy_extractor, 2)
+
+
+def test_the_identity_of_an_archive_changes_when_it_does(tmp_path):
+    """Uncompressed images have equal sizes, and hdit's own tars equal times."""
+
+    def written(level):
+        content = io.BytesIO()
+        Image.fromarray(np.full((4, 5, 3), level, np.uint8)).save(content, "BMP")
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            member = tarfile.TarInfo("0.bmp")
+            member.size = len(content.getvalue())
+            archive.addfile(member, io.BytesIO(content.getvalue()))
+        return open_images(str(tmp_path / "a.tar")).identity
+
+    first = written(0)
+    assert first == open_images(str(tmp_path / "a.tar")).identity != written(255)
+
+
+def test_the_identity_of_samples_changes_with_the_range_of_their_values(tmp_path):
+    np.save(tmp_path / "0.npy", np.zeros((4, 5, 3), np.float32))
+    identities = set()
+    for high in (1, 2):
+        record = {"origin": {"pixels": {"dtype": "float32", "range": [[0, high]]}}}
+        (tmp_path / "samples.json").write_text(json.dumps(record))
+        identities.add(open_images(str(tmp_path)).identity)
+    assert len(identities) == 2
