@@ -259,7 +259,7 @@ def remarks_on(scored: Measurement, reference: Measurement, frechet: FrechetDist
 
 def _differences(scored: Measurement, reference: Measurement) -> dict[str, bool]:
     """Return the known differences between the images of the two sets."""
-    if "size" not in reference.source:
+    if not {"size", "num_grey"} <= reference.source.keys():
         return {}
     sizes = [
         "differ within the set" if side.source["size"] == "mixed" else f"are {side.source['size']}"

@@ -92,11 +92,19 @@ def load_statistics(path: Path) -> Measurement:
             raise DataError(f"{path}: has format {passport['format']!r}, expected {FORMAT!r}; make it again")
         features, keys = _sample(path, arrays, passport["n"], len(mean))
         statistics = Statistics(passport["n"], mean, covariance, features, keys, str(passport["fingerprint"]))
+        _check_source(passport["source"])
         source = {**_source(path, dict(passport["source"])), "sha256": digest(path).sha256}
         remarks = tuple(map(str, passport["remarks"]))
         return Measurement(statistics, dict(passport["extractor"]), source, remarks)
     except (KeyError, TypeError, ValueError, RecursionError) as problem:
         raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them again") from None
+
+
+def _check_source(source: dict[str, Any]) -> None:
+    """Raise a ValueError or TypeError if the class distribution, which samples may copy, has another form."""
+    counts = source.get("class_counts")
+    if counts is not None and not (all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts)):
+        raise ValueError("class_counts are not numbers of images")
 
 
 def _of_others(path: Path, arrays: dict[str, np.ndarray]) -> Measurement:

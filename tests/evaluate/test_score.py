@@ -282,3 +282,13 @@ def test_the_inception_score_comes_from_the_same_pass(picture_folder, inception_
     settings = ScoreSettings(str(a), str(b), weights=inception_stand_in, device="cpu", allow_small_n=True)
     found = score(settings).estimates()["inception_score"]
     assert 1 <= found.value <= 11
+
+
+def test_statistics_that_do_not_say_how_many_images_are_grey_are_a_reference(picture_folder, toy, tmp_path):
+    toy(picture_folder("b", seed=1), None, save_stats=tmp_path / "ref.npz")
+    with np.load(tmp_path / "ref.npz") as archive:
+        arrays = dict(archive)
+    passport = json.loads(arrays["passport"].tobytes())
+    del passport["source"]["num_grey"]
+    np.savez(tmp_path / "ref.npz", **arrays | {"passport": np.frombuffer(json.dumps(passport).encode(), np.uint8)})
+    assert toy(picture_folder("a"), tmp_path / "ref.npz").remarks == ()

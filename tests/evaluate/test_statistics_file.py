@@ -189,3 +189,11 @@ def test_a_reference_is_measured_again_only_when_its_images_or_the_extractor_cha
 def test_a_stream_cannot_be_a_cached_reference(toy_extractor, tmp_path):
     with pytest.raises(UsageError, match="--ref -: a stream can be read only once; pass a file or folder"):
         saved_reference(tmp_path / "x.npz", ScoreSettings(None, "-"), toy_extractor, FeatureGather(World(), 5))
+
+
+@pytest.mark.parametrize("counts", [5, "ab", [1, -1], [0, 0], ["1"], [[1]], [1.5], {"a": 1}])
+def test_a_class_distribution_that_samples_cannot_copy_is_refused(saved, measurement, counts):
+    damaged = replace(measurement, source=measurement.source | {"class_counts": counts})
+    save_statistics(saved, damaged)
+    with pytest.raises(DataError, match=r"ref\.npz: damaged statistics \(.*\); make them again"):
+        load_statistics(saved)

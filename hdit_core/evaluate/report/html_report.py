@@ -137,7 +137,7 @@ def _origin(settings: ScoreSettings, score: Score, folder: Path) -> list[tuple[s
         rows.append(("command", settings.command, ""))
     for key, side in (("run" if settings.checkpoint else "images", score.images), ("reference", score.reference)):
         path = str(side.source["path"])
-        link = quote(os.path.relpath(path, folder)) if path != "-" and Path(path).exists() else ""
+        link = quote(os.fsencode(os.path.relpath(path, folder))) if path != "-" and Path(path).exists() else ""
         rows.append((key, path, link))
     return rows
 

@@ -149,3 +149,10 @@ def test_a_report_without_images_is_complete(scored):
     assert "<img" not in text and text.endswith("</html>\n")
     with_one = page(result, np.zeros((4, 5, 3), np.uint8), None)
     assert with_one.count("<img") == 1
+
+
+def test_the_report_of_a_folder_whose_name_is_not_utf8_is_written(scored, picture_folder, tmp_path):
+    scored()
+    picture_folder("a\udcff", 30)
+    score(ScoreSettings("a\udcff", "reference", device="cpu", report=tmp_path / "r.html"))
+    assert '<a href="a%FF">a\\udcff</a>' in (tmp_path / "r.html").read_text()
