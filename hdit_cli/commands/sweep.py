@@ -13,7 +13,7 @@ from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.scored_sets import SweepScoringOptions
 from hdit_cli.options.shared import OUTPUT, RECIPES, WEIGHTS, JsonOption
 from hdit_cli.stopping import stopping_early
-from hdit_core.errors import counted
+from hdit_core.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.sweep.run import SweepResult
@@ -114,6 +114,11 @@ class AutoguidanceOptions:
     guide_weights: ScoredGuideWeightsOption = None
     autoguidance: AutoguidanceListOption = None
 
+    def __post_init__(self) -> None:
+        """Refuse, with a UsageError, weights of a guide without --guide."""
+        if self.guide is None and self.guide_weights is not None:
+            raise UsageError(f"--guide-weights {self.guide_weights}: needs a weaker model; give one with --guide CKPT")
+
     @property
     def settings(self) -> dict[str, Any]:
         """The model under the names of `ScoreSettings`."""
@@ -156,6 +161,8 @@ def sweep(
     from hdit_core.evaluate.sweep.search_space import SweepSettings
 
     if unapply:
+        if apply:
+            raise UsageError("--apply and --unapply: give one of them")
         _unapply(run, json)
         return
     settings = ScoreSettings(images=None, reference=ref, labels=labels, **auto.settings, **scoring.settings)

@@ -85,3 +85,15 @@ def test_unapply_needs_no_reference_and_runs_no_sweep(asked, capsys, tmp_path):
 def test_no_help_mentions_an_option_that_the_command_lacks(command, capsys):
     assert main([*command, "--help"]) == 0
     assert "--ckpt" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guide-weights", "model"], "--guide-weights model: needs a weaker model; give one with --guide CKPT"),
+        (["--apply", "--unapply"], "--apply and --unapply: give one of them"),
+    ],
+)
+def test_options_without_an_effect_are_refused(asked, capsys, options, message):
+    assert main(["sweep", "run", *options]) == 2
+    assert message in capsys.readouterr().err and asked == []
