@@ -1,5 +1,6 @@
 """The web server of the page: which requests it answers, and how gradio is kept from the network and from files."""
 
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hdit_core.errors import UsageError
@@ -18,6 +20,7 @@ from hdit_core.play.page.build import build_page, style
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_UPLOAD = "64mb"
+LARGEST_CALL_BYTES = 32 << 20  # with a painted mask
 MOST_WAITING = 32
 SECONDS_TO_START = 60.0
 
@@ -25,7 +28,10 @@ PATHS = re.compile(
     r"/(?:|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(?:assets|static|svelte)/.+|gradio_api/(?:"
     r"info|app_id|startup-events|theme\.css|queue/(?:join|data)|upload|upload_progress|cancel|reset|heartbeat/\w+))/?"
 )
-"""What a browser needs of gradio. It cannot read files, call functions by name, or reach other servers."""
+"""What a browser needs of gradio. It cannot read files, or call functions by name."""
+
+CALL = "/gradio_api/queue/join"
+"""Calls a function of the page. Gradio opens any file, and fetches any address, that the values in the call name."""
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -51,12 +57,13 @@ class Guard:
 
     Args:
         app: the ASGI application.
+        uploads: the folder of uploads; no other file may be named in a call.
         hosts: names by which the server may be called; None for any. Other sites cannot reach a server on this machine
             by giving its address a name of theirs.
     """
 
-    def __init__(self, app: Any, hosts: tuple[str, ...] | None) -> None:
-        self.app, self.hosts = app, hosts
+    def __init__(self, app: Any, uploads: Path, hosts: tuple[str, ...] | None) -> None:
+        self.app, self.uploads, self.hosts = app, uploads.resolve(), hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -67,6 +74,12 @@ class Guard:
         if reason := self.refusal(scope):
             await _refuse(send, *reason)
             return
+        if scope["path"].rstrip("/") == CALL:
+            body = await _read_body(receive)
+            if body is None or not names_only_files_in(self.uploads, body):
+                await _refuse(send, 403, "a call may name uploaded files only")
+                return
+            receive = _again(body, receive)
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -88,6 +101,43 @@ class Guard:
         if not PATHS.fullmatch(scope["path"]):
             return 404, "there is no such page"
         return None
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the body of a request; None if it is too large, or the client is gone."""
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if len(body) > LARGEST_CALL_BYTES:
+            return None
+        if not message.get("more_body"):
+            return body
+    return None
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a function that gives a body that was read once more, and then what else is received."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> MutableMapping[str, Any]:
+        return left.pop() if left else await receive()
+
+    return receive_again
+
+
+def names_only_files_in(folder: Path, body: bytes) -> bool:
+    """Return whether all paths in a call are those of files in a folder."""
+    try:
+        left = [json.loads(body)]
+        while left:
+            value = left.pop()
+            left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            path = value.get("path") if isinstance(value, dict) else None
+            if path is not None and not Path(path).resolve().is_relative_to(folder):
+                return False
+    except (ValueError, TypeError, OSError, RuntimeError):  # no JSON, nested too deeply, or no path
+        return False
+    return True
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
@@ -170,7 +220,7 @@ def build_server(models: Models, host: str) -> Any:
         app, blocks, "/", max_file_size=LARGEST_UPLOAD, show_error=False, ssr_mode=False, pwa=False, mcp_server=False,
         enable_monitoring=False, **style(),
     )  # fmt: skip
-    guarded = Guard(app, LOOPBACK if host in LOOPBACK else None)
+    guarded = Guard(app, Path(os.environ["GRADIO_TEMP_DIR"]), LOOPBACK if host in LOOPBACK else None)
     config = uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1, lifespan="on", ws="none")
     return uvicorn.Server(config)
 

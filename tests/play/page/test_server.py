@@ -1,12 +1,16 @@
 """The server answers only the requests of its page, and gradio accesses neither the network nor files."""
 
+import io
+import json
 import os
 import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hdit_core.errors import UsageError
 from hdit_core.play.page import server
@@ -64,9 +68,45 @@ def test_other_sites_cannot_use_the_page_through_a_users_browser(address):
     assert ask(address, "/gradio_api/queue/join", join, b"{}")[0] == 403
 
 
-def test_the_page_exposes_no_api_endpoints(address):
-    import json
+def upload_call(address, path):
+    """Return the answer to a call of the function of the upload button with a path, and its result."""
+    config = json.loads(ask(address, "/config")[2])
+    (button,) = [part["id"] for part in config["components"] if part["type"] == "uploadbutton"]
+    function = [call["id"] for call in config["dependencies"] if button in call["inputs"]][-1]
+    file = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    call = json.dumps({"data": [file], "fn_index": function, "session_hash": "me"}).encode()
+    status, _, text = ask(address, "/gradio_api/queue/join?", {"Content-Type": "application/json"}, call)
+    if status != 200:
+        return status, text
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=me", timeout=30) as events:
+        return status, next(line.decode() for line in events if b"process_completed" in line)
 
+
+def test_an_upload_is_read(address):
+    content = io.BytesIO()
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(content, "PNG")
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    form = head + content.getvalue() + b"\r\n--x--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    (path,) = json.loads(ask(address, "/gradio_api/upload", kind, form)[2])
+    status, text = upload_call(address, path)
+    assert status == 200 and '"success":true' in text and "<canvas" in text
+
+
+@pytest.mark.parametrize("path", ["{run}/grids/000000064.png", "/etc/passwd", "http://127.0.0.1:1/a.png", "../a.png"])
+def test_files_of_the_machine_and_other_addresses_cannot_be_named_as_uploads(address, served_run, path):
+    assert upload_call(address, path.format(run=served_run)) == (403, "a call may name uploaded files only\n")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b'{"path": 3}', b'{"path": "a\\u0000"}', b'[{"path": [1]}]']
+)
+def test_a_malformed_call_is_refused(tmp_path, body):
+    assert not server.names_only_files_in(tmp_path, body)
+    assert server.names_only_files_in(tmp_path, json.dumps({"data": [{"path": f"{tmp_path}/a.png"}, 3]}).encode())
+
+
+def test_the_page_exposes_no_api_endpoints(address):
     info = json.loads(ask(address, "/gradio_api/info")[2])
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
 
