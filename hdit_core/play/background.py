@@ -1,7 +1,7 @@
 """Computations in a thread of their own, which report intermediate results and can be stopped."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -25,12 +25,12 @@ class _Ended:
 class Report(Generic[Result]):
     """What a computation calls: `check` often, and itself with each intermediate result."""
 
-    def __init__(self, stop: threading.Event, results: SimpleQueue) -> None:
-        self._stop, self._results = stop, results
+    def __init__(self, stop: threading.Event, unread: threading.Event, results: SimpleQueue) -> None:
+        self._stop, self._unread, self._results = stop, unread, results
 
     def check(self) -> None:
         """Raise `Stopped` if the computation is to stop."""
-        if self._stop.is_set():
+        if self._stop.is_set() or self._unread.is_set():
             raise Stopped
 
     def __call__(self, result: Result) -> None:
@@ -53,10 +53,11 @@ def newest_results(work: Callable[[Report[Result]], None], stop: threading.Event
         Exception: what the computation raises.
     """
     results: SimpleQueue = SimpleQueue()
+    unread = threading.Event()  # `stop` may also be that of the computation that follows
 
     def run() -> None:
         try:
-            work(Report(stop, results))
+            work(Report(stop, unread, results))
             results.put(_Ended(None))
         except BaseException as problem:
             results.put(_Ended(problem))
@@ -66,7 +67,7 @@ def newest_results(work: Callable[[Report[Result]], None], stop: threading.Event
     try:
         yield from _newest(results)
     finally:
-        stop.set()
+        unread.set()
         thread.join()
 
 
@@ -90,33 +91,55 @@ def _without_waiting(results: SimpleQueue) -> Iterator:
             return
 
 
+class _Running:
+    """A computation that runs.
+
+    Attributes:
+        owner: the button that stops it.
+        stop: set to stop it.
+        ended: set at its end.
+    """
+
+    def __init__(self, owner: Hashable) -> None:
+        self.owner, self.stop, self.ended = owner, threading.Event(), threading.Event()
+
+
 class Sessions:
     """The running computation of each session of a browser, so that it can be stopped."""
 
     def __init__(self) -> None:
-        self._stops: dict[str, threading.Event] = {}
-        self._ended: dict[str, threading.Event] = {}
+        self._running: dict[str, _Running] = {}
 
     @contextmanager
-    def running(self, visitor: str | None) -> Iterator[None]:
-        """Let `wait` wait for the end of the body, the visitor's computation."""
-        ended = self._ended[visitor or ""] = threading.Event()
+    def running(self, visitor: str | None, owner: Hashable = None) -> Iterator[None]:
+        """Let `stop` stop the body, the visitor's computation, from its first moment on, and `wait` wait for its end.
+
+        Args:
+            visitor: whose computation it is.
+            owner: the button that stops it.
+        """
+        own = self._running[visitor or ""] = _Running(owner)
         try:
             yield
         finally:
-            ended.set()
+            own.ended.set()
+            if self._running.get(visitor or "") is own:
+                del self._running[visitor or ""]
 
-    def begin(self, visitor: str | None) -> threading.Event:
-        """Return the event that stops the visitor's next computation."""
-        self._stops[visitor or ""] = stop = threading.Event()
-        return stop
+    def stop_event(self, visitor: str | None) -> threading.Event:
+        """Return the event that stops the visitor's running computation."""
+        return self._running.setdefault(visitor or "", _Running(None)).stop
 
-    def stop(self, visitor: str | None) -> None:
-        """Stop the visitor's computation, if one is running."""
-        if (stop := self._stops.pop(visitor or "", None)) is not None:
-            stop.set()
+    def stop(self, visitor: str | None, owner: Hashable = None) -> None:
+        """Stop the visitor's computation, if one is running that this button stops; None: any."""
+        if (found := self._of(visitor, owner)) is not None:
+            found.stop.set()
 
-    def wait(self, visitor: str | None) -> None:
-        """Wait for the end of the visitor's computation, if one is running."""
-        if (ended := self._ended.pop(visitor or "", None)) is not None:
-            ended.wait(LONGEST_STEP_S)
+    def wait(self, visitor: str | None, owner: Hashable = None) -> None:
+        """Wait for the end of the visitor's computation, if one is running that this button stops."""
+        if (found := self._of(visitor, owner)) is not None:
+            found.ended.wait(LONGEST_STEP_S)
+
+    def _of(self, visitor: str | None, owner: Hashable) -> _Running | None:
+        found = self._running.get(visitor or "")
+        return found if found is not None and owner in (None, found.owner) else None

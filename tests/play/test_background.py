@@ -69,15 +69,14 @@ def test_an_error_comes_after_the_results_that_were_reported():
 
 
 def test_a_stopped_computation_is_waited_for():
-    sessions, order = Sessions(), []
+    sessions, order, began = Sessions(), [], threading.Event()
 
     def compute():
         with sessions.running("a"):
             began.set()
-            stop.wait(60)
+            sessions.stop_event("a").wait(60)
             order.append("its last result")
 
-    stop, began = sessions.begin("a"), threading.Event()
     sessions.wait("a")  # nothing runs
     thread = threading.Thread(target=compute)
     thread.start()
@@ -89,9 +88,36 @@ def test_a_stopped_computation_is_waited_for():
     assert order == ["its last result", "stopped"]
 
 
+def test_a_computation_that_is_stopped_before_it_opens_its_model_stops():
+    """Also one that was stopped between the two models of a comparison."""
+    sessions = Sessions()
+    with sessions.running("a"):
+        sessions.stop("a")
+        assert sessions.stop_event("a").is_set() and sessions.stop_event("a").is_set()
+    with sessions.running("a"):
+        assert not sessions.stop_event("a").is_set()
+
+
 def test_users_stop_only_their_own_computation():
     sessions = Sessions()
-    mine, yours = sessions.begin("a"), sessions.begin("b")
-    sessions.stop("a")
-    sessions.stop("a")
-    assert mine.is_set() and not yours.is_set()
+    with sessions.running("a"), sessions.running("b"):
+        sessions.stop("a")
+        sessions.stop("a")
+        assert sessions.stop_event("a").is_set() and not sessions.stop_event("b").is_set()
+
+
+def test_a_button_stops_only_the_computation_of_its_tab():
+    sessions = Sessions()
+    with sessions.running("a", "the button of the tab Sample"):
+        sessions.stop("a", "the button of the tab Edit")
+        sessions.wait("a", "the button of the tab Edit")
+        assert not sessions.stop_event("a").is_set()
+        sessions.stop("a", "the button of the tab Sample")
+        assert sessions.stop_event("a").is_set()
+
+
+def test_nothing_is_kept_of_a_session_without_a_computation():
+    sessions = Sessions()
+    with sessions.running("a"):
+        pass
+    assert sessions._running == {}

@@ -68,13 +68,13 @@ class Page:
 
         @no_type_check  # a decorator would hide from gradio that this is a generator
         def run(visitor: str | None, *values: Any) -> Iterator[Sequence[Any]]:
-            with self.sessions.running(visitor):
+            with self.sessions.running(visitor, id(stop)):
                 for shown in handle(dict(zip(fields, values, strict=True)), visitor):
                     yield *shown, gr.Button(interactive=True)
 
         def end(visitor: str | None) -> Sequence[Any]:
-            self.sessions.stop(visitor)
-            self.sessions.wait(visitor)
+            self.sessions.stop(visitor, id(stop))
+            self.sessions.wait(visitor, id(stop))
             return status("stopped"), gr.Button(interactive=False)
 
         given, changed = [self.visitor, *fields.values()], [*outputs, stop]
@@ -95,7 +95,7 @@ class Page:
             visitor: whose job it is.
             model: its name; None for the main one.
         """
-        stop = self.sessions.begin(visitor)
+        stop = self.sessions.stop_event(visitor)
         try:
             yield from watch(start(), stop, class_names=self.models.class_names(model))
         except Stopped:
