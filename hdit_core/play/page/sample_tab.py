@@ -88,7 +88,12 @@ def sample_command(path: str, weights: str | None, form: SampleForm, denoiser: D
     if settings.schedule != default.schedule:
         words += ["--set", f"sample.schedule={settings.schedule}"]
     if settings.guidance != default.guidance:
-        words += ["--guidance", f"{settings.guidance:g}"]
+        words += ["--guidance", _exact(settings.guidance)]
     if settings.guidance_interval != default.guidance_interval:
-        words += ["--guidance-interval", ":".join(f"{level:g}" for level in settings.guidance_interval or ())]
+        words += ["--guidance-interval", ":".join(map(_exact, settings.guidance_interval or ()))]
     return words
+
+
+def _exact(number: float) -> str:
+    """Return the shortest text of the same number."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)

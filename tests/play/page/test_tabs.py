@@ -37,12 +37,19 @@ def text_of(line):
 
 
 def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, values, tmp_path, run):
-    asked = values | {"class": "2", "guidance": 1.5, "low": "0.1", "schedule": "exponential", "sampler": "euler"}
+    asked = values | {
+        "class": "2",
+        "guidance": 1.23456789,
+        "low": "0.123456789",
+        "schedule": "exponential",
+        "sampler": "euler",
+    }
     *_, (line, images, command, frame, _) = unbuilt(SampleTab, page=page).sample(asked, "me")
     assert text_of(line) == ("3 of 3 images", False)
     assert images.count("<a href=") == 3 and 'download="00000002.png"' in images
     words = shlex.split(text_of(command)[0].partition(": ")[2].removesuffix(" Copy"))
     assert words[:4] == ["hdit", "sample", "--ckpt", str(run)]
+    assert "1.23456789" in words and "0.123456789:80" in words, "all digits"
     assert main([*words[1:], "--out", str(tmp_path / "s")]) == 0
     for index, image in enumerate(frame.images):
         assert np.array_equal(image, np.asarray(Image.open(tmp_path / "s" / f"{index:08d}.png")))
@@ -158,3 +165,13 @@ def test_a_run_is_read_again_only_when_it_has_changed(run, tmp_path, monkeypatch
     (copied / "grids" / "000000096.png").write_bytes((copied / "grids" / "000000064.png").read_bytes())
     assert "samples after 96 images" in tab.look(seen, 2)[3]  # the newest one was shown, and is again
     assert "samples after 32 images" in tab.look(seen, 1)[3]  # an older one was chosen, and stays
+
+
+def test_a_run_that_is_gone_is_one_line_and_told_once(run, tmp_path, caplog):
+    copied = shutil.copytree(run, tmp_path / "run")
+    tab = unbuilt(RunTab, run=copied)
+    *_, seen = tab.look(None, 1)
+    shutil.rmtree(copied)
+    line, *others, now = tab.look(seen, 1)
+    assert text_of(line)[0].endswith("run: no such directory") and text_of(line)[1]
+    assert others == [{"__type__": "update"}] * 3 and tab.look(now, 1) == [{"__type__": "update"}] * 5
