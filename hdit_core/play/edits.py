@@ -1,7 +1,6 @@
 """Edits that visitors of the page ask for: the jobs of `hdit edit` on an uploaded image or on one of the samples."""
 
 import base64
-import binascii
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.generate.pipeline import GenerateBatch, OnStep, SamplingPipeline
 from hdit_core.play.live_sampling import MakeJob, pipeline_of
-from hdit_core.play.request import SampleForm, real_number, whole_number
+from hdit_core.play.request import SampleForm, check_pixels, real_number, whole_number
 
 Image = Float[Tensor, "C H W"]  # in [-1, 1]
 Mask = Bool[np.ndarray, "H W"]
@@ -84,7 +83,7 @@ def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
     try:
         content = base64.b64decode(text[len(DATA_URL) :], validate=True)
         image = decode_image(content, 1, (0, 0, 0)).image
-    except (binascii.Error, UnusableImageError):
+    except (ValueError, UnusableImageError):
         raise UsageError("the painted mask is no PNG image; clear it and paint again") from None
     mask = np.asarray(crop_and_resize(image, *size, resize="area")) >= PAINTED
     if not mask.any():
@@ -135,6 +134,7 @@ def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, fram
     """
     numbers = [whole_number(start, "from image"), whole_number(end, "to image")]
     frames = whole_number(frames, "frames", 2, MOST_FRAMES)
+    check_pixels("frames", frames, denoiser.recipe)
 
     def make_job(on_step: OnStep) -> SamplingJob:
         pipeline = pipeline_of(denoiser, form, on_step)

@@ -70,12 +70,7 @@ def read_form(values: Mapping[str, Any], recipe: Recipe) -> SampleForm:
         UsageError: a value is missing, wrong or too large, in one line that names the field.
     """
     count = whole_number(values["count"], "images", 1, MOST_IMAGES)
-    height, width = recipe.model.image_size
-    if count > 1 and count * height * width > MOST_PIXELS:
-        most = max(1, MOST_PIXELS // (height * width))
-        raise UsageError(
-            f"images {count}: expected at most {most} of {height}x{width} at once; use hdit sample for more"
-        )
+    check_pixels("images", count, recipe)
     settings = {
         "steps": whole_number(values["steps"], "steps", 1, MOST_STEPS),
         "sampler": str(values["sampler"]),
@@ -86,6 +81,20 @@ def read_form(values: Mapping[str, Any], recipe: Recipe) -> SampleForm:
     return SampleForm(
         whole_number(values["seed"], "seed"), count, _class_id(values["class"], recipe), _checked(recipe, settings)
     )
+
+
+def check_pixels(name: str, count: int, recipe: Recipe) -> None:
+    """Refuse more images than are sampled at once on a page.
+
+    Raises:
+        UsageError: they have too many pixels in total.
+    """
+    height, width = recipe.model.image_size
+    if count > 1 and count * height * width > MOST_PIXELS:
+        most = max(1, MOST_PIXELS // (height * width))
+        raise UsageError(
+            f"{name} {count}: expected at most {most} of {height}x{width} at once; use hdit sample for more"
+        )
 
 
 def _checked(recipe: Recipe, settings: Mapping[str, Any]) -> SampleRecipe:

@@ -126,3 +126,15 @@ def test_settings_of_edits_are_checked(asked, picture):
         edits.interpolate(*asked, 0, 1, 1)
     with pytest.raises(UsageError, match="from image nan: expected"):
         edits.interpolate(*asked, float("nan"), 1, 2)
+
+
+def test_a_mask_that_is_no_text_of_base64_is_refused():
+    with pytest.raises(UsageError, match="the painted mask is no PNG image"):
+        edits.painted_mask(edits.DATA_URL + "\u00e9", (16, 24))
+
+
+def test_more_frames_than_a_page_can_hold_are_refused(asked, monkeypatch):
+    monkeypatch.setattr("hdit_core.play.request.MOST_PIXELS", 4 * 16 * 24)
+    with pytest.raises(UsageError, match="frames 5: expected at most 4 of 16x24 at once"):
+        edits.interpolate(*asked, 0, 1, 5)
+    assert len(last_images(edits.interpolate(*asked, 0, 1, 4))) == 4

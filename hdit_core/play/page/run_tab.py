@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.play.page.markup import charts, sheet, status
-from hdit_core.play.page.tab_context import HIDDEN
+from hdit_core.play.page.tab_context import HIDDEN, error_line
 from hdit_core.play.run_view import grid_of, grids_of, state_of, view_run
 
 SECONDS_BETWEEN_LOOKS = 10.0  # drawing the curves takes about a second
@@ -41,8 +41,12 @@ class RunTab:
         now = state_of(self.run)
         if seen is not None and now == seen[0]:
             return [gr.skip()] * 5
-        view = view_run(self.run)
-        count, before = len(view.grids), seen[1] if seen is not None else 0
+        before = seen[1] if seen is not None else 0
+        try:
+            view = view_run(self.run)
+        except Exception as problem:  # such as a run that was removed
+            return error_line(problem), *[gr.skip()] * 3, (now, before)
+        count = len(view.grids)
         follows = seen is None or place is None or place >= before
         chosen = count if follows else min(int(place), count)
         slider = gr.Slider(1, max(2, count), max(1, chosen), step=1, visible=count > 1)
