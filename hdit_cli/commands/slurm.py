@@ -261,12 +261,14 @@ def _check_score(params: dict[str, Any]) -> None:
     """Refuse contradicting options of a score, as the command itself does."""
     if "images" not in params:
         return  # `stats` or `compare`
+    from hdit_cli.options.attachments import value_ranges
     from hdit_cli.options.evaluation import GeneratedOptions, ScoringOptions
     from hdit_core.evaluate.settings import ScoreSettings, check_settings
 
     groups = _group(GeneratedOptions, params).settings | _group(ScoringOptions, params).settings
     single = {name: params[name] for name in ("paired", "report", "nearest", "save_stats", "keep_features")}
-    check_settings(ScoreSettings(params["images"], params["ref"], **groups, **single))
+    single["value_range"] = value_ranges("--range", params["value_range"])
+    check_settings(ScoreSettings(params["images"], params["ref"], n=params["num"], **groups, **single))
 
 
 def _warn_without_gpus(recipe: "Recipe", request: "Request") -> None:

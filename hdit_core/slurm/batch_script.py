@@ -186,7 +186,7 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
     srun = f"{_srun(request, request.local_ranks)} {_python()} {shlex.join(words)}"
     body = FORWARD.format(act=TELL, srun=srun)
     ending = (
-        f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
+        f'if [ "$asked" ] && [ "$code" != 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
         '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
     )
     return _script(request, request.directives(request.local_ranks), setup, [body, ending])

@@ -92,7 +92,7 @@ def test_a_notice_time_as_long_as_the_job_is_refused(time, seconds):
 
 
 PLAYED = {
-    "srun": """env > "$TMP/environment"; printf "%s\\n" "$@" > "$TMP/srun"
+    "srun": """trap 'exit "${SRUN_EXIT:-143}"' TERM; env > "$TMP/environment"; printf "%s\\n" "$@" > "$TMP/srun"
         if [ -e "$TMP/slow" ]; then while [ ! -e "$TMP/STOP" ]; do sleep 0.05; done; fi
         exit "${SRUN_EXIT:-0}\"""",
     "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" > "$TMP/scontrol"; fi',
@@ -192,12 +192,13 @@ def test_slurms_signal_creates_the_stop_file_and_is_distinguished_from_a_users(t
 
 def test_a_sampling_job_is_requeued_only_when_slurm_ended_it_and_not_forever(tmp_path):
     script = job_script(REQUEST, ["sample"], (), 3)
-    for name, restarts, queued in (("first", "0", True), ("fourth", "3", False)):
+    cases = (("first", "0", "75", True), ("fourth", "3", "75", False), ("done at the last moment", "0", "0", False))
+    for name, restarts, code, queued in cases:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "slow").touch()
-        job = play(folder, script, SLURM_RESTART_COUNT=restarts)
+        job = play(folder, script, SLURM_RESTART_COUNT=restarts, SRUN_EXIT=code)
         wait_for(folder / "srun", job)
         job.send_signal(10)
-        job.wait(120)
+        assert job.wait(120) == (0 if queued else int(code))
         assert (folder / "scontrol").exists() == queued

@@ -63,6 +63,10 @@ MISTAKES = {
         ["eval-fid", "samples", "--ref", "originals", "--paired", "--report", "a.html", "--time", "60"],
         "--report a.html: does not apply to --paired; leave it out",
     ),
+    "a range of values that are not read": (
+        ["eval-fid", "samples", "--ref", "originals", "--range", "0,1", "--time", "60"],
+        "--range: applies to --paired; other scores are computed from 8-bit images",
+    ),
     "an option that hdit eval-fid does not have": (
         ["eval-fid", "samples", "--reff", "faces.npz", "--time", "60"],
         "no such option: --reff; did you mean '--ref'? (see 'hdit eval-fid --help')",
