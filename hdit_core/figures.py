@@ -52,6 +52,16 @@ def inline_svg(svg: bytes) -> str:
     return svg[svg.index(b"<svg") :].decode()
 
 
+def plain(text: str) -> str:
+    """Return a text from elsewhere as a figure shows it letter by letter.
+
+    Matplotlib reads what is between two dollar signs as a formula, cannot draw bytes that are not UTF-8, and leaves
+    labels that begin with an underscore out of a legend.
+    """
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def finish(axes: "Axes", x_label: str = "", y_label: str = "", *, minor_grid: bool = False) -> None:
     """Label axes, draw a thin grid and hide the upper and right spines."""
     axes.set_xlabel(x_label)

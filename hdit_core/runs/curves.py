@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdit_core.checkpoint.log import read_log, read_scores
-from hdit_core.figures import HEIGHT_INCHES, STYLES, finish, render
+from hdit_core.figures import HEIGHT_INCHES, STYLES, finish, plain, render
 from hdit_core.runs.summary import COUNTS
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def curves_plot(panels: Iterable[Sequence[Curve]], title: str = "") -> bytes:
     plotted = [list(panel) for panel in panels if any(curve.num_images for curve in panel)]
 
     def draw(figure: "Figure") -> None:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
         for index, panel in enumerate(plotted, 1):
             axes = figure.add_subplot(len(plotted), 1, index)
             several = len({curve.run for curve in panel}) > 1
@@ -136,7 +136,8 @@ def _styles(count: int) -> list[dict[str, Any]]:
 def _draw(axes: "Axes", curve: Curve, style: dict[str, Any], several: bool) -> None:
     marker = style["marker"] if len(curve.num_images) <= MAX_MARKERS else ""
     label = f"{Path(curve.run).name}: {curve.name}" if several else curve.name
-    axes.plot(curve.num_images, curve.values, label=label, linewidth=1.4, markersize=4.5, **style | {"marker": marker})
+    look = style | {"marker": marker, "linewidth": 1.4, "markersize": 4.5}
+    axes.plot(curve.num_images, curve.values, label=plain(label), **look)
 
 
 def _label_axes(axes: "Axes", panel: Sequence[Curve]) -> None:
@@ -147,7 +148,7 @@ def _label_axes(axes: "Axes", panel: Sequence[Curve]) -> None:
 
     names = list(dict.fromkeys(curve.name for curve in panel))
     y_label = PANELS.get(names[0], names[0]) if len(names) == 1 else "loss by noise level"
-    finish(axes, "images", y_label, minor_grid=True)
+    finish(axes, "images", plain(y_label), minor_grid=True)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if len(panel) == 1:
         return  # the axis names the curve

@@ -169,6 +169,17 @@ def test_a_single_curve_has_no_legend_and_many_have_colors_of_their_own(monkeypa
     assert many.xaxis.get_major_formatter()(200_000) == "200k"
 
 
+def test_names_are_drawn_letter_by_letter(monkeypatch):
+    figure = Figure()
+    monkeypatch.setattr("hdit_core.runs.curves.render", lambda draw, *_, **__: draw(figure) or b"")
+    names = ["runs/a$\\frac$", "runs/_b\udcff"]
+    panel = [Curve(name, "fid$_$", (10, 20), (4.0, 2.0)) for name in names]
+    curves_plot([panel], " and ".join(names))
+    figure.savefig(io.BytesIO(), format="png")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["a\\$\\frac\\$: fid\\$_\\$", " _b?: fid\\$_\\$"]
+
+
 def test_curves_are_interpolated_between_their_points_and_not_extrapolated():
     curves = [Curve("a", "loss", (10, 30), (4.0, 2.0)), Curve("b", "loss", (20,), (1.0,)), Curve("c", "loss", (), ())]
     assert (curves[0].at(20), curves[0].at(9), curves[0].at(31), curves[2].at(1)) == (3.0, None, None, None)
