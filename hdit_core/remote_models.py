@@ -194,7 +194,7 @@ def _store_errors(address: str) -> Iterator[None]:
 
 def _is_offline(problem: BaseException) -> bool:
     names = {cls.__name__ for cls in type(problem).__mro__}
-    offline = {"ConnectionError", "ConnectTimeout", "ClientConnectionError", "EndpointConnectionError"}
+    offline = {"ConnectionError", "ConnectError", "ConnectTimeout", "ClientConnectionError", "EndpointConnectionError"}
     return bool(names & (offline | {"OfflineModeIsEnabled", "TimeoutError", "gaierror", "LocalEntryNotFoundError"}))
 
 
@@ -286,7 +286,7 @@ def _make_room(cache: Path, needed_bytes: int, address: str) -> None:
         limit = float(os.environ.get(CACHE_GB_VARIABLE, CACHE_GB)) * 1e9
     except ValueError:
         raise UsageError(f"{CACHE_GB_VARIABLE}={os.environ[CACHE_GB_VARIABLE]}: expected a number of GB") from None
-    if needed_bytes > limit:
+    if not needed_bytes <= limit:  # also if that is NaN
         raise CheckpointError(
             f"{address}: has {needed_bytes / 1e9:.3g} GB, but the model cache is limited to {limit / 1e9:g} GB; raise "
             f"the limit with {CACHE_GB_VARIABLE}"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hdit_core import remote_models
+from hdit_core.errors import CheckpointError
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.remote_models import remote_address
 from tests.compiled import share_compiled
@@ -183,3 +185,18 @@ def test_an_upload_that_is_refused_is_one_line(tmp_path, run, hub):
     code, messages = hdit(tmp_path, "export", run, "--to", "s3://bucket/faces", HF_ENDPOINT=hub.address)
     assert code == 2
     assert "--out s3://bucket/faces: expected a folder, or hf://OWNER/NAME" in messages
+
+
+def test_the_errors_of_httpx_mean_that_the_hub_cannot_be_reached_too():
+    """Packages of the hub from 1.0 on use it, so that a copy in the cache is found without network."""
+    httpx = pytest.importorskip("httpx")
+    with pytest.raises(ConnectionError, match="refused"), remote_models._store_errors("hf://me/faces"):
+        raise httpx.ConnectError("refused")
+
+
+def test_a_limit_of_the_cache_that_is_no_number_removes_no_model(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.setenv("HDIT_MODEL_CACHE_GB", "nan")
+    with pytest.raises(CheckpointError, match="the model cache is limited to nan GB; raise the limit with HDIT_MODEL"):
+        remote_models._make_room(tmp_path, 1, "hf://me/faces")
+    assert (tmp_path / "model").exists()
