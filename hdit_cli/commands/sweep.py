@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption, ScoredGuideWeightsOption
+from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.scored_sets import SweepScoringOptions
-from hdit_cli.options.shared import OUTPUT, RECIPES, WEIGHTS, JsonOption
+from hdit_cli.options.shared import OUTPUT, RECIPES, SAMPLING, WEIGHTS, JsonOption
 from hdit_cli.stopping import stopping_early
 from hdit_core.errors import UsageError, counted
 
@@ -66,6 +66,16 @@ IntervalOption = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+GuideWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guide-weights",
+        metavar=WEIGHTS,
+        help="Weights of the guide, for all candidates.",
+        show_default="ema",
+        rich_help_panel=SAMPLING,
+    ),
+]
 AutoguidanceListOption = Annotated[
     str | None,
     typer.Option(
@@ -111,7 +121,7 @@ class AutoguidanceOptions:
     """The weaker model, and the scales to try."""
 
     guide: ScoredGuideOption = None
-    guide_weights: ScoredGuideWeightsOption = None
+    guide_weights: GuideWeightsOption = None
     autoguidance: AutoguidanceListOption = None
 
     def __post_init__(self) -> None:

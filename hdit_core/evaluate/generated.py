@@ -124,13 +124,14 @@ def check_classes(recipe: Recipe, source: dict[str, Any], labels: Labels) -> Non
         labels: how samples get their classes; "data" needs the classes of the reference.
 
     Raises:
-        UsageError: `labels` is "data", and the reference has other classes.
+        UsageError: `labels` is "data", and the reference has other classes, or does not say which.
     """
     counts, reference_map = source.get("class_counts"), source.get("class_map")
+    _check_classes(recipe.model.num_classes, labels, counts)
     if not recipe.model.num_classes or not counts:
         return
     where = source["path"]
-    if len(counts) != recipe.model.num_classes and labels != "data":  # "data" is refused by `generated_images`
+    if len(counts) != recipe.model.num_classes:
         logger.warning(f"{where} has {len(counts)} classes, the model {recipe.model.num_classes}; is it the right set?")
     trained_map = _trained_map(recipe)
     if labels == "data" and trained_map is None:

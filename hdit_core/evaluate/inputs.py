@@ -21,7 +21,7 @@ from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import holds_statistics, load_statistics
 from hdit_core.generate.output.sample_record import extractor_of_run, recorded_extractor, sampling_record
-from hdit_core.generate.settings import open_denoiser, sample_settings, with_sample
+from hdit_core.generate.settings import DEFAULT_WEIGHTS, open_denoiser, read_defaults, sample_settings, with_sample
 from hdit_core.recipe.run import Recipe
 
 ALONE = World()
@@ -99,7 +99,8 @@ def open_guide(settings: ScoreSettings, device: torch.device) -> Guide | None:
     """
     if settings.guide is None:
         return None
-    weights = settings.guide_weights or settings.checkpoint_weights or "ema"
+    default = read_defaults(Path(settings.checkpoint)).weights if settings.checkpoint else DEFAULT_WEIGHTS
+    weights = settings.guide_weights or settings.checkpoint_weights or default
     return Guide(load_denoiser(settings.guide, weights, device), settings.autoguidance)
 
 

@@ -31,7 +31,7 @@ from hdit_core.evaluate.feature_batch import IMAGES_PER_CHUNK
 from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
 from hdit_core.evaluate.features.measure import measure
-from hdit_core.evaluate.generated import generated_images
+from hdit_core.evaluate.generated import check_classes, generated_images
 from hdit_core.evaluate.inputs import (
     ALONE,
     check_enough,
@@ -54,7 +54,7 @@ from hdit_core.evaluate.sweep.weights import SweepWeights
 from hdit_core.figures import PlotFormat, inline_svg
 from hdit_core.files import digest, write_atomic
 from hdit_core.generate.provenance import weights_sha256
-from hdit_core.generate.settings import sample_settings, with_sample
+from hdit_core.generate.settings import DEFAULT_WEIGHTS, sample_settings, with_sample
 
 OnImages = Callable[[str, int, int | None], None]
 """Called with a task (the reference, or a candidate), the number of its images that are done, and the total."""
@@ -127,14 +127,17 @@ def sweep(
     """
     make_mkl_reproducible()  # before the first matrix product, so that a resumed sweep has the same bits
     checkpoint = _checkpoint(settings.run)
-    scoring = with_default_reference(settings.scoring, checkpoint.recipe, settings.run)
+    scoring = replace(settings.scoring, guide_weights=settings.scoring.guide_weights or DEFAULT_WEIGHTS)
+    scoring = with_default_reference(scoring, checkpoint.recipe, settings.run)
     settings, points = replace(settings, scoring=scoring), settings.points(checkpoint)
     _check_points(points, checkpoint)
     device = pick_device(scoring.device) if world is ALONE else world.device
     name = scoring.extractor or checkpoint.recipe.evaluate.extractor
     extractor = open_on_all(lambda: open_extractor(name, scoring.weights, device, scoring.mode), world)
     check_enough("--count", settings.n, extractor, scoring.allow_small_n)
-    check_fit(open_reference(scoring.reference), extractor, scoring.allow_small_n)
+    reference = open_reference(scoring.reference)
+    check_fit(reference, extractor, scoring.allow_small_n)
+    check_classes(checkpoint.recipe, reference.source if reference else {}, scoring.labels)
     weights = SweepWeights(settings.run, checkpoint, device)
     world.on_main_rank(lambda: weights.prepare({point.weights for point in points}))
     guide = open_guide(scoring, device)
@@ -152,8 +155,7 @@ def _check_points(points: Sequence[Point], checkpoint: Checkpoint) -> None:
 
 
 def _checkpoint(run: Path) -> Checkpoint:
-    checkpoint, _ = newest_checkpoint(run)
-    if checkpoint is None:
+    if (checkpoint := newest_checkpoint(run)[0]) is None:
         raise CheckpointError(f"{run}: no run with a checkpoint; expected the folder of hdit train")
     return checkpoint
 
@@ -179,8 +181,7 @@ class _Sweep:
         scoring = replace(settings.scoring, extractor=extractor.name, images=None, keep_features=self._features)
         path = self._folder / "reference.npz"
         reference = saved_reference(path, scoring, extractor, self._gather, partial(on_images, "reference"))
-        is_saved = reference.source["path"] == str(path)
-        self._scoring = replace(scoring, reference=str(path)) if is_saved else scoring
+        self._scoring = replace(scoring, reference=reference.source["path"])  # the file, or what was given
         self._counts = reference.source.get("class_counts")
         self._target = FrechetTarget(reference.statistics) if world.is_main else None
 
@@ -247,12 +248,11 @@ class _Sweep:
         )
         return self._to_trial(point, measured.statistics) if measured else None
 
-    def _to_trial(self, point: Point, statistics: Statistics) -> Trial:
+    def _to_trial(self, point: Point, a: Statistics) -> Trial:
         """Return the distance with its standard error by the jackknife over blocks of images."""
-        assert self._target is not None and statistics.n is not None  # on the main rank, of counted images
-        value = self._target.distance(statistics).value
-        estimate = without_each_block(value, statistics, self._target.quick_distance)
-        return Trial(point, statistics.n, value, estimate.standard_error)
+        assert self._target is not None and a.n is not None  # on the main rank, of counted images
+        value = self._target.distance(a).value
+        return Trial(point, a.n, value, without_each_block(value, a, self._target.quick_distance).standard_error)
 
     def _finish(self, winner: Point, trials: tuple[Trial, ...]) -> SweepResult | None:
         """Score the best candidate with more images, write the results, and remove the features."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.errors import CheckpointError, HditError, RecipeError, UsageError
 from hdit_core.evaluate.score import score
@@ -18,6 +19,7 @@ from hdit_core.evaluate.sweep.defaults import apply_winner, unapply_winner
 from hdit_core.evaluate.sweep.journal import Trial
 from hdit_core.evaluate.sweep.run import sweep, ties
 from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
+from hdit_core.generate.provenance import weights_sha256
 from hdit_core.recipe.read import check_recipe
 from tests.evaluate.sweep.wanted import wanted
 
@@ -61,6 +63,30 @@ def test_trials_of_autoguidance_scales_equal_their_separate_scores(run, made, re
         values.add(trial.value)
     assert len(values) == 3
     assert result.score["passport"]["images"]["guide"]["weight"] == result.winner.autoguidance
+
+
+def test_the_guide_of_the_winner_is_that_of_the_candidates(run, made, reference):
+    """Without --guide-weights it has its EMA weights, whatever those of the winner are."""
+    scoring = ScoreSettings(None, str(reference), device="cpu", labels="uniform", seed=3, guide=str(made / "guide"))
+    result = sweep(SweepSettings(run, scoring, ema="model", autoguidance="2", n=16, confirm=16))
+    assert result.score["value"] == result.trials[-1].value, "the same images"
+    guide = weights_sha256(load_denoiser(made / "guide", "ema"))
+    assert result.score["passport"]["images"]["guide"]["weights_sha256"] == guide
+
+
+def test_the_guide_of_a_score_has_the_weights_of_the_model_as_in_hdit_sample(run, made, reference):
+    (run / "sample.toml").write_text('weights = "model"\n')
+    guide = made / "guide"
+    settings = ScoreSettings(None, str(reference), checkpoint=str(run), guide=str(guide), n=16, device="cpu")
+    found = score(settings).to_json()["passport"]["images"]["guide"]["weights_sha256"]
+    assert found == weights_sha256(load_denoiser(guide, "model"))
+
+
+def test_a_class_distribution_that_the_reference_lacks_is_refused_before_it_is_measured(run, made, tmp_path):
+    scoring = ScoreSettings(None, str(made / "pictures"), device="cpu", labels="data", allow_small_n=True)
+    with pytest.raises(UsageError, match="--labels data: the reference has no class counts; pass a prepared data set"):
+        sweep(SweepSettings(run, scoring, n=16, confirm=16, out=tmp_path / "sweep"))
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(
