@@ -29,6 +29,8 @@ FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
 LARGEST_FEATURES = 1 << 14
 DINO = ("dino_mu", "dino_sigma")
+# MemoryError: a header may state any size.
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError)
 ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry; allows float32 rounding
 
 
@@ -162,7 +164,7 @@ def _read_arrays(
             raise DataError(f"{path}: {size_bytes:,} bytes unpacked; expected at most {LARGEST_BYTES:,}")
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in wanted if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as problem:
+    except UNREADABLE as problem:
         raise DataError(f"{path}: cannot be read as saved statistics ({problem})") from None
 
 

@@ -197,3 +197,12 @@ def test_a_class_distribution_that_samples_cannot_copy_is_refused(saved, measure
     save_statistics(saved, damaged)
     with pytest.raises(DataError, match=r"ref\.npz: damaged statistics \(.*\); make them again"):
         load_statistics(saved)
+
+
+def test_an_array_that_is_larger_by_its_header_than_memory_is_refused(saved):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)})
+    with zipfile.ZipFile(saved, "w") as archive:
+        archive.writestr("mu.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"ref\.npz: cannot be read as saved statistics \(Unable to allocate"):
+        load_statistics(saved)
