@@ -105,13 +105,13 @@ class Guard:
 
 async def _read_body(receive: Receive) -> bytes | None:
     """Return the body of a request; None if it is too large, or the client is gone."""
-    body = b""
+    body = bytearray()
     while (message := await receive())["type"] == "http.request":
         body += message.get("body", b"")
         if len(body) > LARGEST_CALL_BYTES:
             return None
         if not message.get("more_body"):
-            return body
+            return bytes(body)
     return None
 
 
