@@ -66,7 +66,9 @@ def generated_images(
                 yield from (partial(_identity, image_u8) for image_u8 in to_uint8(batch.images))
 
     # Without n and the path of the weights: a larger set of the same seed begins with the same images.
-    identity = repr((source | {"path": None}, class_counts))
+    model = denoiser.recipe.model.model_dump(mode="json", exclude={"attention_backend"})  # its weights have any size
+    diffusion = denoiser.recipe.diffusion.model_dump(mode="json")
+    identity = repr((source | {"path": None}, class_counts, model, diffusion))
     return ImageSet(source, n, read, hashlib.sha256(identity.encode()).hexdigest())
 
 

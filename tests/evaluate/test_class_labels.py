@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.generated import class_ids, generated_images
 
@@ -48,3 +49,17 @@ def test_generated_images_can_be_selected_by_index(tiny_denoiser):
     assert len(whole) == 6
     assert np.array_equal(images.read_many([4])[0], whole[4])
     assert generated_images(tiny_denoiser, "run", 6, 1, "uniform").identity != images.identity
+
+
+def test_the_identity_of_images_changes_with_everything_but_their_number_and_the_models_path(tiny_denoiser):
+    """The same weights make other images of another size, or as another kind of prediction."""
+    recipe = tiny_denoiser.recipe
+
+    def identity(path="run", n=6, **tables):
+        changed = tiny_denoiser.recipe.model_copy(update=tables)
+        return generated_images(Denoiser(tiny_denoiser.network, changed, None), path, n, 0, "uniform").identity
+
+    assert identity() == identity("other", 7)
+    larger = recipe.model.model_copy(update={"image_size": (32, 48)})
+    wider = recipe.diffusion.model_copy(update={"sigma_data": 0.3})
+    assert len({identity(), identity(model=larger), identity(diffusion=wider)}) == 3

@@ -64,8 +64,8 @@ def jackknife(value: float, without_one: Sequence[float], least: float = -math.i
     return estimate(value, math.sqrt(variance), T_QUANTILE, least)
 
 
-def mean_estimate(values: Float[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Estimate:
-    """Return the mean of one value per image, with its interval by the jackknife over blocks.
+def mean_estimate(values: Float[Tensor, "N"], blocks: Int64[Tensor, "N"], least: float = -math.inf) -> Estimate:
+    """Return the mean of one value per image, at least `least`, with its interval by the jackknife over blocks.
 
     Without an interval if all values are equal, since the jackknife then sees no variance, or if a block is tiny.
     """
@@ -75,7 +75,7 @@ def mean_estimate(values: Float[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Est
     if int(counts.min()) < LEAST_IN_BLOCK or bool((values == values[0]).all()):
         return Estimate(float(values.mean()))
     without_one = (sums.sum() - sums) / (counts.sum() - counts)
-    return jackknife(float(values.mean()), without_one.tolist())
+    return jackknife(float(values.mean()), without_one.tolist(), least)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def precision_recall(images: Statistics, reference: Statistics) -> dict[str, Est
     return {
         "precision": _share(near_y, of_images),
         "recall": _share(near_x, of_reference),
-        "density": mean_estimate(balls, of_images),
+        "density": mean_estimate(balls, of_images, least=0.0),
         "coverage": _share(covered, of_reference),
         "authenticity": _share(authentic, of_images),
     }

@@ -95,12 +95,14 @@ def _summed(own: PairScores, numbers: Sequence[int], count: int, world: World) -
 def _score(pairs: Pairs | Iterator[Pair], scorer: PairScorer, on_progress: OnProgress, total: int | None) -> PairScores:
     """Return the scores of pairs; a few batches are computed in parallel."""
     done: list[PairScores] = []
+    count = 0
     left = iter(pairs)
     batches = iter(lambda: list(islice(left, PAIRS_PER_BATCH)), [])
     with full_precision(), feature_workers(scorer.device) as (pool, workers):
         for scores in prefetched(scorer.score, batches, pool, workers):
             done.append(scores)
-            on_progress(sum(len(batch) for batch in done), total)
+            count += len(scores)
+            on_progress(count, total)
     return PairScores.joined(done)
 
 

@@ -106,6 +106,13 @@ def test_intervals_stay_between_0_and_1():
         assert 0 <= share.low < share.value < share.high <= 1
 
 
+def test_the_interval_of_density_has_no_negative_numbers():
+    """One image of sixty is among those of the reference, so that most blocks have none."""
+    images = torch.cat([normal(59, 1, shift=40), normal(1, 2, scale=0.1)])
+    density = precision_recall(measured(images), measured(normal(300, 3)))["density"]
+    assert density.value - density.standard_error < 0 == density.low
+
+
 def test_six_images_are_needed_on_both_sides():
     assert precision_recall(measured(normal(5, seed=1)), measured(normal(30, seed=2))) == {}
     assert precision_recall(measured(normal(6, seed=1)), measured(normal(6, seed=2))) != {}
