@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, UsageError, first_line
 from hdit_core.evaluate.extractors.extractor import Extractor, Mode, refuse_adm
 from hdit_core.files import digest
 
@@ -118,6 +118,12 @@ def _check(path: Path, state: Tensors) -> None:
         raise CheckpointError(f"{path}: lacks {', '.join(expected)}; expected the weights of a DINOv2")
     if any("register_tokens" in name or "weights_in" in name or "w12" in name for name in state):
         raise CheckpointError(f"{path}: a DINOv2 with registers, or its giant; expected ViT-S/14, B/14 or L/14")
+    count, patch_px = state[_PARTS["pos_embed"]].shape[1] - 1, state[f"{_PARTS['patch_embed.proj']}.weight"].shape[-1]
+    if count < 1 or math.isqrt(count) ** 2 != count or not 0 < patch_px <= SIDE_PX:
+        raise CheckpointError(
+            f"{path}: has positions of {count} patches of {patch_px} pixels, which are no square; expected the weights "
+            "of a DINOv2"
+        )
 
 
 def _from_meta(state: Mapping[str, Tensor]) -> Tensors:
@@ -179,8 +185,11 @@ def _build(path: Path, state: Tensors) -> nn.Module:
         patch_size=state[f"{_PARTS['patch_embed.proj']}.weight"].shape[-1],
         image_size=SIDE_PX,
     )
-    with torch.device("meta"):
-        network: nn.Module = Dinov2Model(config)
+    try:
+        with torch.device("meta"):
+            network: nn.Module = Dinov2Model(config)
+    except ValueError as problem:
+        raise CheckpointError(f"{path}: not a DINOv2 ({first_line(problem)})") from None
     expected = {_file_name(name): tensor.shape for name, tensor in network.state_dict().items()}
     mask = _PARTS["mask_token"]
     state = {mask: torch.zeros(1, width), **state}  # timm omits it; no image is masked here

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, UsageError, first_line
 from hdit_core.evaluate.extractors.download import WeightsFile, find_weights
 from hdit_core.evaluate.extractors.extractor import Extractor, Mode
 from hdit_core.files import cache_folder
@@ -106,9 +106,7 @@ def _load_torchscript(path: Path, device: torch.device, resize_inside: bool) -> 
             (Path(folder) / INCEPTION.name).symlink_to(path.resolve())
             network: Any = InceptionV3W(folder, download=False, resize_inside=resize_inside)
     except (RuntimeError, AttributeError, zipfile.BadZipFile) as problem:
-        raise CheckpointError(
-            f"{path}: not the TorchScript module {INCEPTION.name} ({str(problem).splitlines()[0]})"
-        ) from None
+        raise CheckpointError(f"{path}: not the TorchScript module {INCEPTION.name} ({first_line(problem)})") from None
     return network.to(device).eval().requires_grad_(False), getattr(network.base, "output", None)
 
 

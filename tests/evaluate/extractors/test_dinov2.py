@@ -134,6 +134,14 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path, monkeypatch):
         (lambda state: state.pop("embeddings.cls_token"), "expected the weights of a DINOv2"),
         (lambda state: state.pop("layernorm.bias"), "layernorm.bias does not fit a DINOv2 of width 64"),
         (lambda state: state.update(odd=torch.zeros(2)), "odd does not fit a DINOv2"),
+        (
+            lambda state: state.update({"embeddings.position_embeddings": torch.zeros(1, 198, 64)}),
+            "has positions of 197 patches of 14 pixels, which are no square",
+        ),
+        (
+            lambda state: state.update({"embeddings.cls_token": torch.zeros(1, 1, 200)}),
+            r"not a DINOv2 \(.*200.*\)",
+        ),
         (lambda state: state.update({"embeddings.register_tokens": torch.zeros(2)}), "a DINOv2 with registers"),
     ],
 )
