@@ -16,7 +16,9 @@ RunStatus = Literal["running", "preempted", "done", "failed"]
 """`preempted`: everything is saved, rerun the command. `failed`: see `reason`."""
 
 LARGEST_BYTES = 1 << 20
-COUNTS = ("step", "num_images")
+TYPES: dict[str, Any] = {
+    "step": int, "num_images": int, "images_per_s": int | float, "reason": str | None, "progress": dict,
+}  # fmt: skip
 
 
 def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more: Any) -> None:
@@ -49,8 +51,13 @@ def updated(run: Path) -> str | None:
 
 
 def _read(run: Path) -> dict[str, Any]:
-    record = read_json(status_file(run), LARGEST_BYTES)
-    return {key: value for key, value in record.items() if key not in COUNTS or isinstance(value, int)}
+    record = _valid(read_json(status_file(run), LARGEST_BYTES))
+    return record | ({"progress": _valid(record["progress"])} if "progress" in record else {})
+
+
+def _valid(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without values of another type."""
+    return {key: value for key, value in record.items() if isinstance(value, TYPES.get(key, object))}
 
 
 def _end(run: Path, state: RunStatus, reason: str, *, only: RunStatus | None = None) -> None:

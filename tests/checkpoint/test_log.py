@@ -38,3 +38,25 @@ def test_a_damaged_line_of_the_scores_does_not_end_a_resumed_run(tmp_path):
     with scores_file(tmp_path).open("wb") as file:
         file.write(b"\xff\xfe not UTF-8\n" + b"".join(json.dumps(line).encode() + b"\n" for line in lines) + b'{"st')
     assert cut_back_scores(tmp_path, 2) == lines[:2] == read_scores(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, True, float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["loss", "lr", "images_per_s", "peak_bytes", "loss_by_sigma"])
+def test_a_value_of_another_form_is_left_out(tmp_path, key, value):
+    good = {"step": 1, "num_images": 8, "loss": 0.5, "loss_by_sigma": [{"sigma": [0.1, 1.0], "images": 3, "loss": 0.4}]}
+    for record in (good, good | {key: value}):
+        with log_file(tmp_path).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    first, second = read_log(tmp_path)
+    assert first == good and second == {name: kept for name, kept in good.items() if name != key}
+
+
+@pytest.mark.parametrize("value", [None, "x", 1.5, 10**30, float("nan")])
+def test_a_line_without_a_number_of_images_is_left_out(tmp_path, value):
+    log_file(tmp_path).write_text(json.dumps({"step": 1, "num_images": value}) + "\n")
+    assert read_log(tmp_path) == []
+
+
+def test_a_score_that_is_no_finite_number_is_left_out(tmp_path):
+    scores_file(tmp_path).write_text('{"step": 1, "num_images": 8, "fid": NaN, "kid": 0.5, "remarks": [Infinity]}\n')
+    assert read_scores(tmp_path) == [{"step": 1, "num_images": 8, "kid": 0.5}]

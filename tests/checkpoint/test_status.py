@@ -84,3 +84,11 @@ def test_a_disk_too_full_for_the_status_does_not_hide_the_reason_of_the_failure(
     monkeypatch.setattr(status, "write_atomic", fail)
     with pytest.raises(NumericalError, match="step 3: nan"), recording_failure(tmp_path, is_main=True):
         raise NumericalError("step 3: nan")
+
+
+def test_values_of_another_type_are_not_shown(tmp_path):
+    record = {"state": "running", "reason": 3, "images_per_s": "x", "progress": {"step": None, "num_images": 5}}
+    status_file(tmp_path).write_text(json.dumps(record))
+    assert read_status(tmp_path) == {"state": "running", "progress": {"num_images": 5}}
+    status_file(tmp_path).write_text(json.dumps(record | {"progress": [1]}))
+    assert read_status(tmp_path) == {"state": "running"}
