@@ -65,7 +65,7 @@ def open_images(
     if path.suffix.lower() == ".npz" and path.is_file():
         return _of_arrays(path, choose, draw)
     saved = saved_values(path)
-    facts = [] if saved is None else [(saved.dtype, saved.ranges)]
+    facts: list[object] = [] if saved is None else [(saved.dtype, saved.ranges)]
     if path.is_file():  # files in a tar often have equal times
         facts.append((path.stat().st_size, path.stat().st_mtime_ns))
     return _of_source(location, choose, draw, depth_of(channels, full_depth, saved), facts)
