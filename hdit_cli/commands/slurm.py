@@ -23,6 +23,7 @@ from hdit_cli.options.batch_job import (
     SetupOption,
     TasksOption,
     TimeOption,
+    check_streams,
     usage,
 )
 from hdit_core.errors import UsageError
@@ -151,7 +152,7 @@ def _offer_job(command: str, arguments: str, help_text: str) -> None:
         from hdit_core.slurm.batch_script import job_script
 
         params = _parsed(command, ctx.args)
-        _check_streams(params)
+        check_streams(params)
         if command == "eval-fid":
             _check_score(params)
         request = _request(ctx, f"hdit-{command}", time, nodes, gpus, ranks, cpus, notice, more)
@@ -201,7 +202,7 @@ def prepare_data(
     from hdit_core.slurm.batch_script import array_script
 
     params = _parsed("prepare-data", ctx.args)
-    _check_streams(params)
+    check_streams(params)
     if tasks and params.get("finish"):
         raise UsageError("--finish with --tasks: merging is a single job that waits for the array; remove --tasks")
     if tasks and params.get("task"):
@@ -248,15 +249,6 @@ def _group(options: type[Options], params: dict[str, Any]) -> Options:
     return options(**{field.name: params[field.name] for field in fields(options)})
 
 
-def _check_streams(params: dict[str, Any]) -> None:
-    """Refuse stdin and stdout: the stdin of a job is empty, and its stdout is the log."""
-    for name in ("source", "images", "data", "ref"):
-        if params.get(name) == "-":
-            raise UsageError("-: the stdin of a Slurm job is empty; write the data to a file and name the file")
-    if str(params.get("out")) == "-":
-        raise UsageError("--out -: the images would be written to the job's log; give a folder, a .tar or an .npz")
-
-
 def _check_score(params: dict[str, Any]) -> None:
     """Refuse contradicting options of a score, as the command itself does."""
     if "images" not in params:
@@ -268,7 +260,7 @@ def _check_score(params: dict[str, Any]) -> None:
     groups = _group(GeneratedOptions, params).settings | _group(ScoringOptions, params).settings
     single = {name: params[name] for name in ("paired", "report", "nearest", "save_stats", "keep_features")}
     single["value_range"] = value_ranges("--range", params["value_range"])
-    check_settings(ScoreSettings(params["images"], params["ref"], n=params["num"], **groups, **single))
+    check_settings(ScoreSettings(params["images"], params["ref"], **groups, **single))
 
 
 def _warn_without_gpus(recipe: "Recipe", request: "Request") -> None:

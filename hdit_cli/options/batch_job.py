@@ -1,8 +1,10 @@
 """The options of `hdit slurm`: the resources of a job, and when it ends."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from hdit_core.errors import UsageError
 
 TimeOption = Annotated[str, typer.Option("--time", "-t", metavar="TIME", help="Time limit, e.g. 24:00:00 or 2-12:00.")]
 NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, help="Number of nodes.")]
@@ -43,3 +45,19 @@ TasksOption = Annotated[
 def usage(command: str, arguments: str) -> str:
     """Return the usage of a batch script for a command, without its name."""
     return f"[OPTIONS] {arguments} [OPTIONS OF hdit {command}]"
+
+
+def check_streams(params: dict[str, Any]) -> None:
+    """Refuse stdin and stdout: the stdin of a job is empty, and its stdout is the log.
+
+    Args:
+        params: of the command in the script, by name.
+
+    Raises:
+        UsageError: one of them is `-`.
+    """
+    for name in ("source", "images", "data", "ref"):
+        if params.get(name) == "-":
+            raise UsageError("-: the stdin of a Slurm job is empty; write the data to a file and name the file")
+    if str(params.get("out")) == "-":
+        raise UsageError("--out -: the images would be written to the job's log; give a folder, a .tar or an .npz")

@@ -192,8 +192,7 @@ class _Sweep:
         trials: list[Trial] = []
         for n in halving_schedule(len(alive), self._settings.n, least):
             logger.info(f"{counted(len(alive), 'candidate')} at {n:,} images")
-            labels = [f"{index}/{len(alive)} {point}" for index, point in enumerate(alive, 1)]
-            latest = [self._trial(point, n, label) for point, label in zip(alive, labels, strict=True)]
+            latest = [self._trial(point, n, f"{at}/{len(alive)} {point}") for at, point in enumerate(alive, 1)]
             trials += latest
             alive = keep_best_half({trial.point: trial.value for trial in latest})
         return self._finish(alive[0], tuple(trials))
