@@ -171,15 +171,15 @@ def sweep(
     from hdit_core.evaluate.sweep.search_space import SweepSettings
 
     if unapply:
-        if apply:
-            raise UsageError("--apply and --unapply: give one of them")
-        _unapply(run, json)
+        _unapply(run, apply, json)
         return
     settings = ScoreSettings(images=None, reference=ref, labels=labels, **auto.settings, **scoring.settings)
     _sweep(SweepSettings(run, settings, weights, guidance, interval, auto.autoguidance, num, confirm, out, apply), json)
 
 
-def _unapply(run: Path, json: bool) -> None:
+def _unapply(run: Path, apply: bool, json: bool) -> None:
+    if apply:
+        raise UsageError("--apply and --unapply: give one of them")
     from hdit_core.evaluate.sweep.defaults import unapply_winner
 
     restored = unapply_winner(run)

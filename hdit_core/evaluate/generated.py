@@ -65,11 +65,18 @@ def generated_images(
             for batch in generate(denoiser, chunk, seed=seed, class_ids=classes, guide=guide, conditions=conditions):
                 yield from (partial(_identity, image_u8) for image_u8 in to_uint8(batch.images))
 
-    # Without n and the path of the weights: a larger set of the same seed begins with the same images.
-    model = denoiser.recipe.model.model_dump(mode="json", exclude={"attention_backend"})  # its weights have any size
-    diffusion = denoiser.recipe.diffusion.model_dump(mode="json")
-    identity = repr((source | {"path": None}, class_counts, model, diffusion))
-    return ImageSet(source, n, read, hashlib.sha256(identity.encode()).hexdigest())
+    return ImageSet(source, n, read, _identity_of(source, denoiser.recipe, class_counts))
+
+
+def _identity_of(source: dict[str, Any], recipe: Recipe, class_counts: Sequence[int] | None) -> str:
+    """Return a hash of what determines the images, except their number and the path of the weights.
+
+    A larger set of the same seed begins with the same images. The weights do not tell the size of the images, nor the
+    kind of prediction.
+    """
+    model = recipe.model.model_dump(mode="json", exclude={"attention_backend"})
+    identity = repr((source | {"path": None}, class_counts, model, recipe.diffusion.model_dump(mode="json")))
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def samples_set(samples: Samples) -> ImageSet:
