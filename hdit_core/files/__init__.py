@@ -1,7 +1,6 @@
 """Files: atomic writes, checksums, and content whose errors name the path."""
 
 from hdit_core.files.atomic import (
-    DISK_FULL,
     TEMPORARY,
     atomic_file,
     atomic_folder,
@@ -22,9 +21,7 @@ from hdit_core.files.content import (
 from hdit_core.files.digests import (
     CHUNK_BYTES,
     Digest,
-    Digester,
     DigestingWriter,
-    Writable,
     crc32,
     digest,
 )
@@ -35,12 +32,9 @@ from hdit_core.files.paths import (
 
 __all__ = [
     "CHUNK_BYTES",
-    "DISK_FULL",
     "TEMPORARY",
     "Digest",
-    "Digester",
     "DigestingWriter",
-    "Writable",
     "atomic_file",
     "atomic_folder",
     "cache_folder",

@@ -19,7 +19,6 @@ from hdit_core.files.content import naming, write_file
 logger = logging.getLogger("hdit")
 
 TEMPORARY = ".tmp-"
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FOLDER_RENAME_REFUSED = {errno.ENOSYS, errno.ENOTSUP}
 FOLDER_FLUSH_REFUSED = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM}
 

@@ -2,24 +2,19 @@
 
 import json
 import zipfile
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
-def naming(path: Path, errnos: Container[int] | None = None) -> Iterator[None]:
-    """Add the path to an OSError of the body that has none: `write`, `fsync` and others fail without one.
-
-    Args:
-        path: the file that the body uses.
-        errnos: only these errors, if the body also works on other files.
-    """
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to an OSError of the body that has none: `write`, `fsync` and others fail without one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None and (errnos is None or error.errno in errnos):
+        if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
 

@@ -123,27 +123,26 @@ def _read_tables(name: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
     return _overridden(_parse(text, str(path)), overrides), str(path)
 
 
-def parse_recipe(text: str, overrides: Overrides = (), where: str = "recipe") -> Recipe:
+def parse_recipe(text: str, overrides: Overrides = ()) -> Recipe:
     """Check a recipe given as TOML.
 
     Args:
         text: of the recipe.
         overrides: as for `read_recipe`.
-        where: the text's origin, for errors.
 
     Raises:
         RecipeError: as `read_recipe`.
     """
-    return check_recipe(_overridden(_parse(text, where), overrides), where)
+    return check_recipe(_overridden(_parse(text, "recipe"), overrides), "recipe")
 
 
-def override_recipe(recipe: Recipe, overrides: Overrides, where: str = "recipe") -> Recipe:
+def override_recipe(recipe: Recipe, overrides: Overrides) -> Recipe:
     """Return a recipe with overrides, checked again; arguments as for `parse_recipe`.
 
     Raises:
         RecipeError: as `read_recipe`.
     """
-    return check_recipe(_overridden(recipe.model_dump(mode="json", exclude_none=True), overrides), where)
+    return check_recipe(_overridden(recipe.model_dump(mode="json", exclude_none=True), overrides), "recipe")
 
 
 def _overridden(tables: dict[str, Any], overrides: Overrides) -> dict[str, Any]:

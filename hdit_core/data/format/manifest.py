@@ -125,11 +125,6 @@ class Manifest(StrictModel):
     pixel_mean: tuple[float, ...] = Field((), strict=False)  # per channel, of pixels in [-1, 1]; empty: unknown
     pixel_std: tuple[float, ...] = Field((), strict=False)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image; with buckets, the smallest shape that contains every image."""
-        return self.contents.height, self.contents.width, self.contents.channels
-
 
 def sigma_data(manifest: Manifest) -> float | None:
     """Return the standard deviation of the pixels over all channels, in [-1, 1]; None for sets of early versions."""

@@ -23,8 +23,7 @@ VALUES_AT_ONCE = (
 class Columns:
     """Where the images and their classes are."""
 
-    image: str
-    content: str  # the image's bytes: the column itself, or a field of it
+    content: str  # the image's bytes: a column, or a field of it
     path: str | None  # the image's name, if it has one
     label: str | None
     classes: tuple[str, ...] | None  # names of the numbers in `label`, if the file has them
@@ -148,7 +147,7 @@ def find_columns(schema: Any, path: Path) -> Columns:
     if labels and label is None:
         raise DataError(f"{path}: classes in several columns, {', '.join(labels)}; rename the right one to 'label'")
     name = f"{image}.path" if str(parts.get(f"{image}.path")) in _TEXT else None
-    return Columns(image, content, name, label, _class_names(features, label, path))
+    return Columns(content, name, label, _class_names(features, label, path))
 
 
 def class_of(label: object, classes: Sequence[str] | None) -> tuple[str | None, str | None]:

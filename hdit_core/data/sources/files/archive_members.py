@@ -5,7 +5,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 MOST_LINKS = 40  # maximum number of consecutive links, as in Linux
 
@@ -21,9 +20,6 @@ class Member:
     problem: str | None  # the reason why it cannot be read
     hard_link: str | None = None  # the member whose content it shares
     symbolic_link: str | None = None  # a path relative to its folder
-
-
-M = TypeVar("M", bound=Member)
 
 
 def tidy_name(name: str) -> str:

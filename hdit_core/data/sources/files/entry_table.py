@@ -62,10 +62,6 @@ class TextColumn(RowSequence[str | None]):
         """The distinct texts, in the order of first appearance."""
         return self._distinct
 
-    def number(self, row: int) -> int:
-        """Return the index of a text in `distinct`, -1 for None."""
-        return self._numbers[row]
-
     def __len__(self) -> int:
         return len(self._numbers)
 
