@@ -13,12 +13,12 @@ from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names
 from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.loss import denoising_loss
-from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.errors import CheckpointError
 from hdit_core.flops.count import count
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.write import recipe_toml
 from tests.conftest import REFERENCE
+from tests.diffusion.sample_with import sample
 
 CASES = [
     ("neighborhood", "64x64"),

@@ -3,10 +3,10 @@ import torch
 
 from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.recipe.sample import SampleRecipe
+from tests.diffusion.sample_with import sample
 
 CLASSES = torch.tensor([0, 2])
 

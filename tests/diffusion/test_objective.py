@@ -6,8 +6,8 @@ import torch
 from hdit_core.diffusion.likelihood import log_likelihood, rademacher_probes
 from hdit_core.diffusion.loss import denoising_loss, weight
 from hdit_core.diffusion.precondition import PARAMETERIZATIONS, Denoiser, scalings, target
-from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.recipe.diffusion import DiffusionRecipe
+from tests.diffusion.sample_with import sample
 
 SIGMA = torch.tensor([1e-3, 0.3, 2.0, 900.0], dtype=torch.float64)
 LEVEL = SIGMA.view(4, 1, 1, 1)

@@ -9,11 +9,12 @@ from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.prior import start_of_flow
 from hdit_core.diffusion.probability_flow import solve_pf_ode
-from hdit_core.diffusion.samplers.registry import SAMPLERS, sample
+from hdit_core.diffusion.samplers.registry import SAMPLERS
 from hdit_core.errors import RecipeError
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline
 from hdit_core.generate.settings import sample_settings
 from hdit_core.recipe.sample import STOCHASTIC
+from tests.diffusion.sample_with import sample
 
 MEAN, STD = 0.2, 0.4  # of the images
 SLOPE, SPREAD = 0.7, 0.3  # the prior image is SLOPE * image + SPREAD * a normal image

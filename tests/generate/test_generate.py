@@ -9,7 +9,7 @@ import torch
 from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.registry import SAMPLERS, sample
+from hdit_core.diffusion.samplers.registry import SAMPLERS
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate
@@ -17,6 +17,7 @@ from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.settings import sample_settings
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.randomness import normal, stream
+from tests.diffusion.sample_with import sample
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hdit_core.diffusion.samplers.single_step import middle_step
 def euler_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """First order: one evaluation per step."""
     for sigma, sigma_next in state.pairs():
-        down, up = ancestral_step(sigma, sigma_next, state.eta)
+        down, up = ancestral_step(sigma, sigma_next, state.settings.eta)
         x = euler_step(x, state.denoise_at_step_start(x, sigma), sigma, down)
         x = state.add_noise(x, up, sigma, sigma_next)
     return x
@@ -24,7 +24,7 @@ def euler_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[T
 def dpm_2_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver-2 steps, then noise; second order without noise; two evaluations per step, one in the last."""
     for sigma, sigma_next in state.pairs():
-        down, up = ancestral_step(sigma, sigma_next, state.eta)
+        down, up = ancestral_step(sigma, sigma_next, state.settings.eta)
         x = middle_step(state, x, state.denoise_at_step_start(x, sigma), sigma, down)
         x = state.add_noise(x, up, sigma, sigma_next)
     return x
@@ -34,7 +34,7 @@ def dpmpp_2s_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Floa
     """DPM-Solver++(2S): uses the denoised image at the midpoint of ln sigma; two evaluations per step."""
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
-        down, up = ancestral_step(sigma, sigma_next, state.eta)
+        down, up = ancestral_step(sigma, sigma_next, state.settings.eta)
         if down > 0:
             middle = math.sqrt(sigma * down)
             denoised = state.denoise_at(euler_step(x, denoised, sigma, middle), middle)
@@ -49,10 +49,10 @@ def dpmpp_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor,
         denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next > 0:
             middle = math.sqrt(sigma * sigma_next)
-            down, up = ancestral_step(sigma, middle, state.eta)
+            down, up = ancestral_step(sigma, middle, state.settings.eta)
             halfway = state.add_noise(euler_step(x, denoised, sigma, down), up, sigma, middle)
             denoised = state.denoise_at(halfway, middle)
-        down, up = ancestral_step(sigma, sigma_next, state.eta)
+        down, up = ancestral_step(sigma, sigma_next, state.settings.eta)
         x = euler_step(x, denoised, sigma, down)
         x = state.add_noise(x, up, sigma, sigma_next)
     return x

@@ -58,7 +58,7 @@ def _first_order(
     state: SamplerState, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], h: float
 ) -> Float[Tensor, "B C H W"]:
     """Return the first-order part of an SDE step, without its noise."""
-    kept = math.exp(-(1 + state.eta) * h)
+    kept = math.exp(-(1 + state.settings.eta) * h)
     return kept * x + (1 - kept) * denoised
 
 
@@ -67,7 +67,7 @@ def _with_noise(
 ) -> Float[Tensor, "B C H W"]:
     """Return x with the fresh noise of an SDE step."""
     h = math.log(sigma / sigma_next)
-    return state.add_noise(x, sigma_next * math.sqrt(-math.expm1(-2 * state.eta * h)), sigma, sigma_next)
+    return state.add_noise(x, sigma_next * math.sqrt(-math.expm1(-2 * state.settings.eta * h)), sigma, sigma_next)
 
 
 SECOND_ORDER = {
@@ -78,8 +78,8 @@ SECOND_ORDER = {
 
 
 def dpmpp_2m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++(2M) SDE, with the second-order term of `state.solver`."""
-    slope_weight = SECOND_ORDER[state.solver]
+    """DPM-Solver++(2M) SDE, with the second-order term of the setting `solver`."""
+    slope_weight = SECOND_ORDER[state.settings.solver]
     previous, h_previous = None, 0.0
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
@@ -88,7 +88,7 @@ def dpmpp_2m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tens
         h = math.log(sigma / sigma_next)
         x = _first_order(state, x, denoised, h)
         if previous is not None:
-            x = x + slope_weight((1 + state.eta) * h) * h / h_previous * (denoised - previous)
+            x = x + slope_weight((1 + state.settings.eta) * h) * h / h_previous * (denoised - previous)
         x = _with_noise(state, x, sigma, sigma_next)
         previous, h_previous = denoised, h
     return x
@@ -122,7 +122,7 @@ def dpmpp_3m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tens
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
-        x = _first_order(state, x, denoised, h) + _higher_order(denoised, history, h, (1 + state.eta) * h)
+        x = _first_order(state, x, denoised, h) + _higher_order(denoised, history, h, (1 + state.settings.eta) * h)
         x = _with_noise(state, x, sigma, sigma_next)
         history.appendleft((denoised, h))
     return x

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from hdit_core.devices import at_least_float32
 from hdit_core.errors import NumericalError
-from hdit_core.recipe.sample import ChurnRecipe
+from hdit_core.recipe.sample import SampleRecipe
 
 Denoise = Callable[[Float[Tensor, "B C H W"], Float[Tensor, "B"]], Float[Tensor, "B C H W"]]
 """(x, sigma) -> denoised images."""
 
 NoiseSource = Callable[[float, float], Float[Tensor, "B C H W"]]
 """(sigma, sigma_next) -> standard normal noise for that step, on the device and in the dtype of the images."""
-
-UNIPC_ORDER, UNIPC_VARIANT = 3, "bh2"
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,10 @@ class SamplerStep:
 class SamplerState:
     """A run of a sampler over one batch."""
 
-    name: str
+    settings: SampleRecipe
     denoise: Denoise
     sigmas: list[float]
     noise: NoiseSource
-    eta: float = 1.0
-    solver: str = "midpoint"
-    churn: ChurnRecipe | None = None
-    unipc_order: int = UNIPC_ORDER
-    unipc_variant: str = UNIPC_VARIANT
     on_step: Callable[[SamplerStep], None] | None = None
     index: int = field(default=0, init=False)
 
@@ -79,7 +72,7 @@ class SamplerState:
         Raises:
             NumericalError: the denoiser returns NaN or infinity.
         """
-        return call_denoiser(self.denoise, x, sigma, f"{self.name}, step {self.index + 1}")
+        return call_denoiser(self.denoise, x, sigma, f"{self.settings.sampler}, step {self.index + 1}")
 
     def add_noise(
         self, x: Float[Tensor, "B C H W"], amount: float, sigma: float, sigma_next: float

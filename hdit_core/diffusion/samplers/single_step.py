@@ -1,6 +1,6 @@
 """Single-step samplers that integrate dx/dsigma = (x - D) / sigma (EDM, eq. 1 and algorithm 1; DPM-Solver-2).
 
-They are deterministic without `state.churn`; with it, each step first raises the noise level (EDM, algorithm 2).
+They are deterministic without churn; with it, each step first raises the noise level (EDM, algorithm 2).
 """
 
 import math
@@ -20,7 +20,7 @@ def add_churn(
 
     The noise is the Brownian motion's increment over the step, so that images converge with the number of steps.
     """
-    churn = state.churn
+    churn = state.settings.churn
     if churn is None or not churn.sigma_min <= sigma <= (churn.sigma_max or math.inf):
         return x, sigma
     risen = sigma * (1 + min(churn.amount / (len(state.sigmas) - 1), MOST_CHURN))

@@ -28,6 +28,8 @@ from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
 Evaluation = tuple[float, Tensor]  # a noise level, and the denoised image there
 
+ORDER, VARIANT = 3, "bh2"
+
 HALF_MOMENTS = {"bh1": lambda h: h / 2, "bh2": lambda h: -math.expm1(-h) / 2}
 """B(h) / 2, which replaces M_1 for a single difference."""
 
@@ -68,8 +70,9 @@ def _update(
 
 
 def unipc(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """UniPC-p with p = `state.unipc_order`; the order rises from 1 to p in the first steps; one evaluation per step."""
-    known: deque[Evaluation] = deque(maxlen=state.unipc_order)  # the latest first: p values give a predictor of order p
+    """UniPC-p with p = `unipc_order`; the order rises from 1 to p in the first steps; one evaluation per step."""
+    order, variant = state.settings.unipc_order or ORDER, state.settings.unipc_variant or VARIANT
+    known: deque[Evaluation] = deque(maxlen=order)  # the latest first: p values give a predictor of order p
     corrected = x
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
@@ -79,9 +82,9 @@ def unipc(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 
         # repeat the step that led here, with the value at its end
         if known:
             start, *before = known
-            corrected = _update(corrected, start, [*before, (sigma, denoised)], sigma, state.unipc_variant)
+            corrected = _update(corrected, start, [*before, (sigma, denoised)], sigma, variant)
 
         known.appendleft((sigma, denoised))
         start, *before = known
-        x = _update(corrected, start, before, sigma_next, state.unipc_variant)
+        x = _update(corrected, start, before, sigma_next, variant)
     return x

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.registry import sample, sample_by
+from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.recipe.sample import CHURNED, ChurnRecipe, SampleRecipe
+from tests.diffusion.sample_with import sample
 
 RECORDED = {
     "all": ChurnRecipe(amount=4.0),

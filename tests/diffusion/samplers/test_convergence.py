@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.recipe.sample import SampleRecipe
+from tests.diffusion.sample_with import sample
 
 # Multistep samplers start with lower orders, which bounds what they can reach.
 ORDERS = {

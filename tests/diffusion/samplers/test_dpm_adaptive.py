@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.dpm_adaptive import _third_order, check_step, dpm_adaptive, orders
-from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.sampler_state import SamplerState
+from hdit_core.recipe.sample import SampleRecipe
+from tests.diffusion.sample_with import sample
+
+ADAPTIVE = SampleRecipe(sampler="dpm_adaptive")
 
 
 def no_noise(sigma, sigma_next):
@@ -43,7 +46,7 @@ def test_dpm_fast_evaluates_once_per_step_of_the_schedule(mixture, noisy, even, 
 
 @pytest.mark.parametrize("tolerance, error", [(0.05, 0.1), (1e-3, 1e-2), (1e-5, 1e-4)])
 def test_dpm_adaptive_is_accurate_to_its_tolerance(mixture, noisy, even, solution, tolerance, error):
-    walk = SamplerState("dpm_adaptive", mixture.denoise, even(1).tolist(), no_noise)
+    walk = SamplerState(ADAPTIVE, mixture.denoise, even(1).tolist(), no_noise)
     found = dpm_adaptive(walk, noisy, rtol=tolerance, atol=tolerance / 6)
     assert (found - solution).abs().max() < error
 
@@ -53,7 +56,7 @@ def test_a_third_order_step_has_order_three_and_its_companion_order_two(mixture,
     start = torch.full((3,), 4 - math.log(40), dtype=torch.float64)
 
     def errors(h):
-        walk = SamplerState("dpm_adaptive", mixture.denoise, [1.0, 0.5], no_noise)
+        walk = SamplerState(ADAPTIVE, mixture.denoise, [1.0, 0.5], no_noise)
         levels = torch.exp(-start[0] - h * torch.linspace(0, 1, 400, dtype=torch.float64))
         exact = sample("heun", mixture.denoise, x, levels, no_noise)
         return torch.stack([(found - exact).abs().max() for found in _third_order(walk, x, start, 0 * start + h)])
@@ -67,7 +70,7 @@ def test_dpm_adaptive_needs_more_evaluations_for_smaller_tolerances(mixture, noi
     calls = []
     for tolerance in (0.1, 1e-2, 1e-3):
         denoise = Counted(mixture.denoise)
-        dpm_adaptive(SamplerState("dpm_adaptive", denoise, even(1).tolist(), no_noise), noisy, tolerance, tolerance)
+        dpm_adaptive(SamplerState(ADAPTIVE, denoise, even(1).tolist(), no_noise), noisy, tolerance, tolerance)
         calls.append(denoise.calls)
     assert calls[0] < calls[1] < calls[2] < 2000
 
@@ -107,6 +110,6 @@ def test_dpm_fast_equals_the_references(reference, recorded_mixture, questions):
 @pytest.mark.parametrize("kind, tolerances", [("default", {}), ("fine", {"rtol": 1e-3, "atol": 1e-4})])
 def test_dpm_adaptive_equals_the_reference_on_single_images(reference, recorded_mixture, kind, tolerances):
     numbers = reference("diffusion")
-    walk = SamplerState("dpm_adaptive", recorded_mixture.denoise, numbers["sampler.sigmas"][[0, -2]].tolist(), no_noise)
+    walk = SamplerState(ADAPTIVE, recorded_mixture.denoise, numbers["sampler.sigmas"][[0, -2]].tolist(), no_noise)
     found = dpm_adaptive(walk, numbers["sampler.x"], **tolerances)
     torch.testing.assert_close(found, reference("samplers")[f"dpm_adaptive.{kind}"], rtol=1e-9, atol=1e-12)

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.unipc import _update, moments, weights
+from tests.diffusion.sample_with import sample
 
 KINDS = list(itertools.product((2, 3), ("bh1", "bh2")))
 
