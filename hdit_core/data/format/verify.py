@@ -122,58 +122,47 @@ class _Verification:
         self.index: Rows | None = None
         self.hashes: Rows | None = None
         self.condition: Rows | None = None
+        self._defects: list[Defect] = []
         self._ends = list(accumulate(shard.samples for shard in self.contents.shards))
 
-    def _rows(self, name: str, entry: IndexEntry, dtype: np.dtype, *row_shape: int) -> AnyRows | Defect:
-        """Return the rows of a file, or its defect."""
+    def _record(self, file: str, problem: str | None) -> None:
+        if problem:
+            self._defects.append(Defect(file, problem))
+
+    def _rows(self, name: str, entry: IndexEntry, dtype: np.dtype, *row_shape: int) -> AnyRows | None:
+        """Return the rows of a file; None if it has a defect, which is recorded."""
         path = self.folder / name
-        if problem := _file_problem(path, entry, self.full):
-            return Defect(name, problem)
+        problem = _file_problem(path, entry, self.full)
         try:
-            return load_rows(self.folder, name, entry, dtype, self.contents.samples, *row_shape)
+            if problem is None:
+                return load_rows(self.folder, name, entry, dtype, self.contents.samples, *row_shape)
         except DataError as error:
-            return Defect(name, str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR_HINT}"))
+            problem = str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR_HINT}")
+        self._record(name, problem)
+        return None
 
-    def small_files(self) -> Iterator[Defect]:
-        """Yield the defects of all files but the shards; keep the rows of intact files."""
-        index = self._rows(INDEX, self.contents.index, INDEX_DTYPE)
-        if isinstance(index, Defect):
-            yield index
-        else:
-            self.index = index
-            if problem := _index_problem(index, self.contents):
-                yield Defect(INDEX, problem)
+    def small_files(self) -> list[Defect]:
+        """Return the defects of all files but the shards; keep the rows of intact files."""
+        self.index = self._rows(INDEX, self.contents.index, INDEX_DTYPE)
+        if self.index is not None:
+            self._record(INDEX, _index_problem(self.index, self.contents))
         if self.manifest.hashes:
-            hashes = self._rows(HASHES, self.manifest.hashes, HASHES_DTYPE)
-            if isinstance(hashes, Defect):
-                yield hashes
-            else:
-                self.hashes = hashes
-        yield from self._optional_files()
-        if problem := _rejects_problem(self.folder / REJECTS, self.manifest.rejects):
-            yield Defect(REJECTS, problem)
-        yield from _unnamed_shards(self.folder, self.contents)
+            self.hashes = self._rows(HASHES, self.manifest.hashes, HASHES_DTYPE)
+        self._check_optional_files()
+        self._record(REJECTS, _rejects_problem(self.folder / REJECTS, self.manifest.rejects))
+        return [*self._defects, *_unnamed_shards(self.folder, self.contents)]
 
-    def _optional_files(self) -> Iterator[Defect]:
-        """Yield the defects of the index of the condition images and of the vectors."""
+    def _check_optional_files(self) -> None:
+        """Record the defects of the index of the condition images and of the vectors."""
         condition, vectors = self.contents.condition, self.contents.vectors
         if condition:
-            rows = self._rows(CONDITION, condition.index, INDEX_DTYPE)
-            if isinstance(rows, Defect):
-                yield rows
-            else:
-                self.condition = rows
-                if self.index is not None and (rows["shard"] != self.index["shard"]).any():
-                    yield Defect(CONDITION, "names other shards than the index")
+            rows = self.condition = self._rows(CONDITION, condition.index, INDEX_DTYPE)
+            if rows is not None and self.index is not None and (rows["shard"] != self.index["shard"]).any():
+                self._record(CONDITION, "names other shards than the index")
         if vectors:
             numbers = self._rows(VECTORS, vectors.file, VECTOR_DTYPE, vectors.dim)
-            if isinstance(numbers, Defect):
-                yield numbers
-            elif self.full and not all(np.isfinite(row).all() for row in numbers):
-                yield Defect(VECTORS, "has values that are NaN or infinite")
-
-    def _rows_of(self, number: int) -> slice:
-        return slice(self._ends[number] - self.contents.shards[number].samples, self._ends[number])
+            if numbers is not None and self.full and not all(np.isfinite(row).all() for row in numbers):
+                self._record(VECTORS, "has values that are NaN or infinite")
 
     def shard(self, number: int) -> list[Defect]:
         """Return the defects of a shard."""
@@ -182,7 +171,7 @@ class _Verification:
         problem = _file_problem(path, entry, self.full)
         defects = [Defect(entry.name, problem)] if problem else []
         if self.deep and self.index is not None and path.is_file():
-            rows = self._rows_of(number)
+            rows = slice(self._ends[number] - entry.samples, self._ends[number])
             hashes, condition = (None if each is None else each[rows] for each in (self.hashes, self.condition))
             shard_rows = ShardRows(self.index[rows], hashes, condition)
             problems = image_problems(path, self.contents, rows.start, shard_rows)
