@@ -6,8 +6,7 @@ RUN/reference-<name>.npz   statistics of the reference, computed once
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -104,19 +103,6 @@ def _extractor(name: str, device: torch.device) -> Extractor:
         ) from None
 
 
-@dataclass(frozen=True)
-class ScoreRecord:
-    """A line of RUN/scores.jsonl."""
-
-    step: int
-    num_images: int
-    values: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object."""
-        return {"step": self.step, "num_images": self.num_images, **self.values}
-
-
 class PeriodicEvaluation:
     """Evaluates a run, and marks its best checkpoint."""
 
@@ -153,7 +139,7 @@ class PeriodicEvaluation:
             return
         self._scored_at = state.num_images
         if statistics is not None:
-            self._write(ScoreRecord(state.step, state.num_images, self._values(statistics)))
+            self._write(state, self._values(statistics))
 
     def _measure(self, state: State, asked_to_stop: Asked) -> Statistics | None:
         """Return the statistics of the samples, on the main rank.
@@ -186,16 +172,16 @@ class PeriodicEvaluation:
             values[self._extractor.kernel_metric] = kernel_distance(statistics.features, reference).value
         return values
 
-    def _write(self, record: ScoreRecord) -> None:
+    def _write(self, state: State, scores: dict[str, float]) -> None:
         """Append a line, and mark the best of the checkpoints that exist."""
-        self._lines.append(record.to_json())
-        jsonl.append(scores_file(self._run), record.to_json())
-        key = list(record.values)[-1 if self._learner.recipe.train.eval_metric == "kernel" else 0]
+        self._lines.append({"step": state.step, "num_images": state.num_images, **scores})
+        jsonl.append(scores_file(self._run), self._lines[-1])
+        key = list(scores)[-1 if self._learner.recipe.train.eval_metric == "kernel" else 0]
         existing = [line for line in self._lines if key in line and checkpoint_folder(self._run, line["step"]).is_dir()]
         best = min(existing, key=lambda line: line[key], default=None)
-        values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+        values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         suffix = " (the best)" if best is self._lines[-1] else ""
-        logger.info("score after %s images: %s%s", f"{record.num_images:,}", values, suffix)
+        logger.info("score after %s images: %s%s", f"{state.num_images:,}", values, suffix)
         if best is not None:
             mark_best(self._run, checkpoint_folder(self._run, best["step"]), {"metric": key, **best})
 
