@@ -78,7 +78,7 @@ def recipes() -> dict[str, Recipe]:
 
 def train(device: torch.device, recipe: Recipe) -> None:
     """Take two training steps of two micro-batches each."""
-    learner = build_learner(recipe, None, World(device=device), device)
+    learner = build_learner(recipe, None, World(device=device))
     plan = endless_plan(learner)
     chunks = (chunk for step in endless_plan(learner) for chunk in learner.micro_batches(step))
     with closing(random_batches(recipe, chunks)) as batches:

@@ -24,7 +24,7 @@ class Side:
 
     def __init__(self, folder, attention, compiled):
         self.inputs = load_file(f"{folder}/inputs.safetensors")
-        self.learner = build_learner(recipe(attention, compiled), None, World(), torch.device("cpu"))
+        self.learner = build_learner(recipe(attention, compiled), None, World())
         for network in (self.learner.ema.source, self.learner.ema.network):
             network.load_state_dict(load_file(f"{folder}/ours.safetensors"))
         self.step = PlannedStep(number=1000, num_images=1000 * BATCH, batch_size=BATCH)

@@ -26,7 +26,7 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     compiled = f"train.compile={str(arguments.compile).lower()}"
     recipe = read_recipe(arguments.recipe, [f"train.batch_size={arguments.batch_size}", compiled])
-    learner = build_learner(recipe, None, World(), device)
+    learner = build_learner(recipe, None, World(device=device))
     plan = endless_plan(learner)
     chunks = (chunk for step in endless_plan(learner) for chunk in learner.micro_batches(step))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]

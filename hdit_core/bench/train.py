@@ -175,7 +175,7 @@ def check_bound(flops: int, rate: float, task: str, key: str) -> None:
 
 def _measure(recipe: Recipe, read_data: bool, settings: BenchSettings) -> tuple[Timing, float | None]:
     """Return the timing of a step, and its median time spent waiting for data."""
-    learner = build_learner(recipe, None, World(), settings.device)
+    learner = build_learner(recipe, None, World(device=settings.device))
     plan = endless_plan(learner)
     with closing(_batches(recipe, learner, read_data)) as batches:
         waits_s = []

@@ -110,7 +110,7 @@ def _two_steps(context: RunContext, need: MemoryNeed, images_done: int) -> DryRu
     initial = load_initial_weights(recipe) if recipe.train.init_from and not images_done else NOTHING
     for note in initial.notes:
         logger.info(note)
-    learner = build_learner(recipe, None, world, world.device, initial.tensors)
+    learner = build_learner(recipe, None, world, initial.tensors)
     endless = recipe.train.model_copy(update={"num_images": 2**62})
     plan = list(islice(steps(endless, 0, 0), STEPS))
     times, waits, results = list[float](), list[float](), list[StepResult]()
@@ -146,5 +146,5 @@ def _two_steps(context: RunContext, need: MemoryNeed, images_done: int) -> DryRu
 
 
 def _utilisation(flops_per_s: float, learner: Learner) -> float | None:
-    peak = peak_flops_per_s(learner.device, learner.dtype)
+    peak = peak_flops_per_s(learner.world.device, learner.dtype)
     return flops_per_s / (peak * learner.world.size) if peak else None

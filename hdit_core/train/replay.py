@@ -122,7 +122,7 @@ def replay(
         context.log_setup()
         if checkpoint is not None:
             kept_so_far(checkpoint.state, deterministic)
-        learner = build_learner(recipe, checkpoint, context.world, context.world.device)
+        learner = build_learner(recipe, checkpoint, context.world)
         result = _last_result(context, learner, plan, skips, on_step)
         images = tuple(_images(context, learner, plan[-1], skips, result))
         if save_images and context.world.is_main:

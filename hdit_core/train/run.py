@@ -134,7 +134,7 @@ def _trainer(context: RunContext, skips: tuple[SkippedImages, ...] | None, initi
     initial = initial if start.checkpoint is None else NOTHING
     for note in initial.notes:
         logger.info(note)
-    learner = build_learner(recipe, start.checkpoint, world, world.device, initial.tensors, start.reset)
+    learner = build_learner(recipe, start.checkpoint, world, initial.tensors, start.reset)
     world.on_main_rank(lambda: keep_recipe(run, recipe))
     _note_if_nothing_is_left(context, start.state)
     kept = kept_so_far(start.state, context.deterministic)

@@ -56,7 +56,7 @@ class Trainer:
         self._guard = StepGuard(self._recipe, self._run, context.reader, self._world)
         self._trackers, self._log = Trackers(), Log(self._run, start.step) if self._world.is_main else None
         self._scores: PeriodicEvaluation | None = None
-        self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
+        self._peak_flops_per_s = peak_flops_per_s(self._world.device, learner.dtype)
         self._gate, self._step_s = UpdateGate(learner.optimizer), 0.0
         self._interrupted = InterruptedStep(
             context,
@@ -207,7 +207,7 @@ class Trainer:
             fields["utilisation"] = fields["flops_per_s"] / (self._peak_flops_per_s * self._world.size)
         if self._quarantine.limit:
             fields["damaged_images"] = len(self._quarantine.damaged)
-        record = position | fields | {"peak_bytes": peak_bytes(self._learner.device)}
+        record = position | fields | {"peak_bytes": peak_bytes(self._world.device)}
         self._log.write(record)
         self._trackers.add_record(record)
         self._context.callbacks.on_progress(progress)

@@ -76,7 +76,7 @@ def test_the_network_of_a_released_checkpoint_has_unchanged_outputs(name):
 @pytest.mark.parametrize("name", KNOWN)
 def test_training_continues_from_a_released_checkpoint(name):
     checkpoint = open_checkpoint(RELEASED / name)
-    learner = build_learner(checkpoint.recipe, checkpoint, World(), torch.device("cpu"))
+    learner = build_learner(checkpoint.recipe, checkpoint, World())
     network = learner.ema.source
     check_fit(dict(network.state_dict()), checkpoint.tensors("model"), name)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in checkpoint.tensors("model").items())

@@ -59,7 +59,7 @@ RECIPES = {
 
 def measured_peak(recipe: Recipe) -> int:
     """Return the peak of a step's allocations beyond weights, averages and optimizer."""
-    learner = build_learner(recipe, None, World(), torch.device("cpu"))
+    learner = build_learner(recipe, None, World())
     plan, pieces = (
         endless_plan(learner),
         (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
@@ -108,7 +108,7 @@ def test_more_threads_use_more_memory_and_stay_under_the_plan():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_planned_weights_optimizer_and_ema_equal_the_tensors_of_a_run(optimizer):
     recipe = small(optimizer=optimizer)
-    learner = build_learner(recipe, None, World(), torch.device("cpu"))
+    learner = build_learner(recipe, None, World())
     plan, pieces = (
         endless_plan(learner),
         (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),

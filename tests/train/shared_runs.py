@@ -36,7 +36,7 @@ LAYOUTS = {
 def initial_weights(recipe: Recipe) -> dict[str, bytes]:
     """Return the bytes of every tensor of the network before training, and of its average; a rank's work."""
     world = init_ranks("cpu")
-    learner = build_learner(recipe, None, world, torch.device("cpu"))
+    learner = build_learner(recipe, None, world)
     tensors = {
         f"{part} {name}": tensor
         for part, network in (("model", learner.ema.source), ("ema", learner.ema.network))
@@ -86,7 +86,7 @@ def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, byte
     """Draw two grids from a run's last checkpoint, one before a step and one after it; a rank's work."""
     world = init_ranks("cpu")
     checkpoint = newest_checkpoint(source)[0]
-    learner = build_learner(recipe, checkpoint, world, torch.device("cpu"))
+    learner = build_learner(recipe, checkpoint, world)
     reader, state = open_reader(recipe.data), checkpoint.state
     run.mkdir(exist_ok=True)
     batches = build_dataloader(recipe, reader, steps(recipe.train, state.step, state.num_images), learner.micro_batches)

@@ -23,7 +23,7 @@ def compiled(network):
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_recipe_compiles_every_layer_or_none_and_never_the_ema(trained, wanted):
-    learner = build_learner(trained({"train.compile": wanted}), None, World(), torch.device("cpu"))
+    learner = build_learner(trained({"train.compile": wanted}), None, World())
     assert compiled(learner.ema.source) == [wanted] * 3
     assert compiled(learner.ema.network) == [False] * 3
 
@@ -64,10 +64,10 @@ def test_auto_does_not_compile_without_triton_or_if_deterministic_results_would_
 def test_compiled_code_is_stored_in_the_cache_of_the_user_or_a_chosen_folder(trained, monkeypatch):
     recipe = trained({"train.compile": True})
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
-    build_learner(recipe, None, World(), torch.device("cpu"))
+    build_learner(recipe, None, World())
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    build_learner(recipe, None, World(), torch.device("cpu"))
+    build_learner(recipe, None, World())
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "inductor"
 
 

@@ -99,7 +99,7 @@ def mean_in_rank_order(
     return result
 
 
-def choose_parallelism(recipe: Recipe, world: World, device: torch.device) -> Parallelism:
+def choose_parallelism(recipe: Recipe, world: World) -> Parallelism:
     """Select the mode by `train.parallel`; a collective operation.
 
     `auto` is FSDP if weights, gradients, optimizer state and EMAs would take more than half of the memory of some
@@ -109,12 +109,12 @@ def choose_parallelism(recipe: Recipe, world: World, device: torch.device) -> Pa
     if world.size == 1:
         return Parallelism(note="" if wanted == "auto" else f"train.parallel = {wanted!r} has no effect with one rank")
     if wanted == "auto":
-        sharded, why = _too_large(recipe, world, device)
+        sharded, why = _too_large(recipe, world)
     else:
         sharded, why = wanted == "fsdp", f"train.parallel = {wanted!r}"
     if not sharded:
         return Parallelism(None, world.size, f"{world.size} ranks, weights replicated (DDP): {why}")
-    mesh = _mesh(recipe.train, world, device)
+    mesh = _mesh(recipe.train, world)
     replicas, shards = world.size // mesh.shape[-1], mesh.shape[-1]
     layout = (
         f"weights sharded over {shards} ranks (FSDP)"
@@ -152,18 +152,18 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
 
 
-def _too_large(recipe: Recipe, world: World, device: torch.device) -> tuple[bool, str]:
+def _too_large(recipe: Recipe, world: World) -> tuple[bool, str]:
     """Return whether replicated weights are too large for some rank's GPU, and the comparison as text."""
-    if device.type != "cuda":
-        return False, f"ranks on a {device.type.upper()} share its memory"
-    needed, available = state_bytes(recipe), torch.cuda.get_device_properties(device).total_memory
+    if world.device.type != "cuda":
+        return False, f"ranks on a {world.device.type.upper()} share its memory"
+    needed, available = state_bytes(recipe), torch.cuda.get_device_properties(world.device).total_memory
     why = f"weights, gradients, optimizer state and EMAs take {needed / 1e9:.3g} GB of a GPU's {available / 1e9:.3g} GB"
     return world.any(needs_sharding(recipe, available)), why
 
 
-def _mesh(train: TrainRecipe, world: World, device: torch.device) -> DeviceMesh:
+def _mesh(train: TrainRecipe, world: World) -> DeviceMesh:
     """Return a mesh of all ranks (FSDP), or of replicas by shards (HSDP)."""
-    shards = train.shard_ranks or world.size
+    device, shards = world.device, train.shard_ranks or world.size
     if shards == world.size:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=("shards",))
     return init_device_mesh(device.type, (world.size // shards, shards), mesh_dim_names=("replicas", "shards"))

@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Collection, Mapping
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,7 +29,6 @@ def build_learner(
     recipe: Recipe,
     checkpoint: Checkpoint | None,
     world: World,
-    device: torch.device,
     initial: Mapping[str, Tensor] | None = None,
     reset: Collection[str] = (),
 ) -> Learner:
@@ -44,7 +42,7 @@ def build_learner(
         CheckpointError: the tensors of the checkpoint are damaged, or do not fit the recipe's network.
     """
     tune_malloc()
-    parallel = choose_parallelism(recipe, world, device)
+    device, parallel = world.device, choose_parallelism(recipe, world)
     if parallel.note:
         logger.info(parallel.note)
     network = parallel.network(recipe, device)
@@ -65,7 +63,7 @@ def build_learner(
     trained = parallel.trained(network)
     world.cleanups.append(partial(_release, weakref.ref(trained)))
     dtype = compute_dtype(recipe.train.precision, device)
-    return Learner(recipe, Denoiser(trained, recipe), optimizer, ema, profiles, world, device, dtype)
+    return Learner(recipe, Denoiser(trained, recipe), optimizer, ema, profiles, world, dtype)
 
 
 def _restore(

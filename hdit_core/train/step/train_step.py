@@ -35,7 +35,6 @@ class Learner:
     ema: Ema
     profiles: PowerEmas
     world: World
-    device: torch.device
     dtype: torch.dtype  # of matmuls
 
     @property
@@ -77,7 +76,7 @@ class Learner:
     def _backward(self, step: PlannedStep, batches: Iterator[Batch]) -> GlobalBatchResult:
         """Accumulate the gradients of this rank's images, and return their losses."""
         images_per_rank = step.batch_size // self.world.size
-        results = GlobalBatchResult(step.batch_size, self.device)
+        results = GlobalBatchResult(step.batch_size, self.world.device)
         micro_batches = self.micro_batches(step)
         for index, numbers in enumerate(micro_batches):
             batch = next(batches)
@@ -94,12 +93,12 @@ class Learner:
         """Return the noise level of each image; its stratum is its position in the global batch."""
         # computed on the CPU: bit-identical for every device
         u = stratified(batch.numbers - step.first, step.batch_size, batch.uniform)
-        return copy_to(self.device, training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u))
+        return copy_to(self.world.device, training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u))
 
     def losses(self, batch: Batch, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return the loss of each image."""
-        batch = batch.to(self.device)
-        with autocast(self.device, self.dtype):
+        batch = batch.to(self.world.device)
+        with autocast(self.world.device, self.dtype):
             return denoising_loss(
                 self.denoiser,
                 batch.images,

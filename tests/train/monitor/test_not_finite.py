@@ -27,7 +27,6 @@ from tests.conftest import TINY
 from tests.train.poison import Poison, poisoned
 from tests.train.ranks import on_ranks
 
-CPU = torch.device("cpu")
 PARAMETERS = [name for name, _ in HourglassTransformer(check_recipe(TINY, "tiny").model).named_parameters()]
 
 
@@ -55,7 +54,7 @@ def begun(trained):
 
     def begin(values=None):
         recipe = trained({"train.micro_batch_size": 3, "train.ema_profiles": [0.05, 0.1]} | (values or {}))
-        learner, reader = build_learner(recipe, None, World(), CPU), ImageReader(recipe.data.path)
+        learner, reader = build_learner(recipe, None, World()), ImageReader(recipe.data.path)
         first, second = list(steps(recipe.train, 0, 0))[:2]
         learner.train_step(first, build_dataloader(recipe, reader, [first], learner.micro_batches))
         return learner, second, lambda: build_dataloader(recipe, reader, [second], learner.micro_batches)
@@ -106,7 +105,7 @@ def act_on_rank(recipe, rank_of_the_bad_one, part):
     from hdit_core.distributed import init_ranks
 
     world = init_ranks("cpu")
-    learner = build_learner(recipe, None, world, CPU)
+    learner = build_learner(recipe, None, world)
     plan = list(steps(recipe.train, 0, 0))[:2]
     batches = build_dataloader(recipe, ImageReader(recipe.data.path), plan, learner.micro_batches)
     learner.train_step(plan[0], batches)

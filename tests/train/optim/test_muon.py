@@ -15,7 +15,6 @@ from hdit_core.train.step.build import build_learner
 from tests.train.ranks import on_ranks
 from tests.train.shared_runs import LAYOUTS, learn, losses, tensors_left
 
-CPU = torch.device("cpu")
 MUON = {"train.optimizer": "muon"}
 
 
@@ -26,7 +25,7 @@ def random(*shape, seed=0):
 @pytest.fixture
 def network(changed):
     """The tiny network with a gradient everywhere."""
-    network = build_learner(changed(MUON), None, World(), CPU).ema.source
+    network = build_learner(changed(MUON), None, World()).ema.source
     for seed, parameter in enumerate(network.parameters()):
         parameter.grad = random(*parameter.shape, seed=seed)
     return network

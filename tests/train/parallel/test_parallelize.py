@@ -176,8 +176,8 @@ def test_the_ranks_use_the_recipes_parallelism_and_report_it(runs, shared):
 
 
 def test_with_one_rank_a_parallel_setting_is_reported_as_ineffective(shared):
-    assert choose_parallelism(shared("one"), World(), CPU) == Parallelism()
-    assert choose_parallelism(shared("fsdp-2"), World(), CPU) == Parallelism(
+    assert choose_parallelism(shared("one"), World()) == Parallelism()
+    assert choose_parallelism(shared("fsdp-2"), World()) == Parallelism(
         note="train.parallel = 'fsdp' has no effect with one rank"
     )
 
@@ -192,9 +192,9 @@ def test_weights_are_sharded_automatically_if_they_would_fill_half_of_a_gpu(shar
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda device, m=memory: SimpleNamespace(total_memory=m)
         )
-        note = choose_parallelism(recipe, World(0, 2), gpu).note
+        note = choose_parallelism(recipe, World(0, 2, device=gpu)).note
         assert f"({way}): weights, gradients, optimizer state and EMAs take 0.00" in note and "GB of a GPU's" in note
-    assert "(DDP): ranks on a CPU share its memory" in choose_parallelism(recipe, World(0, 2), CPU).note
+    assert "(DDP): ranks on a CPU share its memory" in choose_parallelism(recipe, World(0, 2)).note
 
 
 def test_further_emas_count_as_memory(shared):

@@ -19,8 +19,6 @@ from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.batch_plan import steps
 from hdit_core.train.step.build import build_learner
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def plain(trained):
@@ -47,7 +45,7 @@ def stir(network):
 def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss_at_stratified_noise_levels(plain):
     values = {"train.micro_batch_size": 3, "train.warmup_images": 32, "train.grad_clip": 0.01, "train.seed": 4}
     recipe = plain(values | {"data.augment_prob": 0.5, "train.betas": [0.8, 0.9], "train.lr": 0.01})
-    learner = build_learner(recipe, None, World(), CPU)
+    learner = build_learner(recipe, None, World())
     stir(learner.denoiser.network)
     plan = list(steps(recipe.train, 0, 0))[:2]
     ours = batches_of(recipe, [piece for step in plan for piece in learner.micro_batches(step)])
@@ -95,7 +93,7 @@ def watched(monkeypatch):
 
 def test_dropout_differs_by_step_micro_batch_and_rank_and_is_reproducible(trained, watched):
     recipe = trained({"train.micro_batch_size": 3})
-    learner = build_learner(recipe, None, World(), CPU)
+    learner = build_learner(recipe, None, World())
     for rank in (0, 1, 0):
         one_of_two = replace(learner, world=World(rank, 2))
         for step in list(steps(recipe.train, 0, 0))[:2]:
@@ -107,19 +105,19 @@ def test_dropout_differs_by_step_micro_batch_and_rank_and_is_reproducible(traine
 @pytest.mark.parametrize(("precision", "short"), [("auto", False), ("float32", False), ("bfloat16", True)])
 def test_matrix_products_use_the_precision_of_the_recipe(plain, watched, precision, short):
     recipe = plain({"train.precision": precision})
-    learner = build_learner(recipe, None, World(), CPU)
+    learner = build_learner(recipe, None, World())
     step = next(steps(recipe.train, 0, 0))
     learner.train_step(step, batches_of(recipe, learner.micro_batches(step)))
     assert [autocast for _, autocast in watched] == [short]
 
 
 def test_the_ema_is_in_eval_mode_and_needs_no_gradients(trained):
-    learner = build_learner(trained({"train.compile": True}), None, World(), CPU)
+    learner = build_learner(trained({"train.compile": True}), None, World())
     assert learner.denoiser.network.training and not learner.ema.network.training
     assert not any(parameter.requires_grad for parameter in learner.ema.network.parameters())
 
 
 @pytest.mark.parametrize("wanted", [False, True, 1])
 def test_activation_checkpointing_follows_the_recipe(trained, wanted):
-    learner = build_learner(trained({"train.activation_checkpointing": wanted}), None, World(), CPU)
+    learner = build_learner(trained({"train.activation_checkpointing": wanted}), None, World())
     assert learner.denoiser.network.activation_checkpointing is wanted
