@@ -37,14 +37,6 @@ class BatchSizePhase:
     batch_size: int
 
 
-@dataclass(frozen=True)
-class _BucketPosition:
-    """The position of a step in its part of the run."""
-
-    bucket: int
-    step: int  # index of the bucket's step, counted from the start of the part
-
-
 class BucketOrder:
     """Takes all images of a step from one bucket; an `order.Order`."""
 
@@ -74,14 +66,13 @@ class BucketOrder:
 
     def _images_of(self, part: int, step: int, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         """Return the images at some positions of a step."""
-        place = self._place(part, step)
-        bucket, batch_size = self.buckets[place.bucket], self.parts[part].batch_size
+        (bucket, step), batch_size = self._place(part, step), self.parts[part].batch_size
         # each part numbers its epochs from another offset, so that no two parts share an order
-        numbers = (part << 24) * bucket.num_images + place.step * batch_size + places
+        numbers = (part << 24) * bucket.num_images + step * batch_size + places
         return bucket.first + bucket.order.images_at(numbers)
 
-    def _place(self, part: int, step: int) -> _BucketPosition:
-        """Return the bucket of a step, and the index of the step in the bucket."""
+    def _place(self, part: int, step: int) -> tuple[SizeBucket, int]:
+        """Return the bucket of a step of a part, and the index of the step among those of the bucket in the part."""
         batch_size = self.parts[part].batch_size
         round_number = self._round_of(batch_size, step)
         before, after = self._steps_before(batch_size, round_number), self._steps_before(batch_size, round_number + 1)
@@ -93,7 +84,7 @@ class BucketOrder:
         slot = int(permute(np.array([step - sum(before)], np.uint64), key, sum(shares))[0])
         ends = list(accumulate(shares))
         bucket = bisect_right(ends, slot)
-        return _BucketPosition(bucket, before[bucket] + slot - (ends[bucket] - shares[bucket]))
+        return self.buckets[bucket], before[bucket] + slot - (ends[bucket] - shares[bucket])
 
     def _steps_before(self, batch_size: int, round_number: int) -> list[int]:
         """Return the number of steps of each bucket before a round."""
