@@ -51,7 +51,7 @@ class Batch:
         """Return the batch with the network's inputs on a device, and the images fully augmented."""
         device = torch.device(device)
         batch = self if device.type == "cuda" else self._warped()  # other devices lack bicubic sampling
-        return batch._with(NETWORK_INPUTS, lambda tensor: tensor.to(device, non_blocking=True))._warped()
+        return batch._with_inputs(lambda tensor: tensor.to(device, non_blocking=True))._warped()
 
     def _warped(self) -> "Batch":
         if self.warp is None:
@@ -60,10 +60,10 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Return the batch with all that `to` moves in page-locked memory; DataLoader calls this."""
-        return replace(self._with(NETWORK_INPUTS, Tensor.pin_memory), warp=self.warp and self.warp.pin_memory())
+        return replace(self._with_inputs(Tensor.pin_memory), warp=self.warp and self.warp.pin_memory())
 
-    def _with(self, names: Sequence[str], change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {name: getattr(self, name) for name in names}
+    def _with_inputs(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: getattr(self, name) for name in NETWORK_INPUTS}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items() if tensor is not None}
         return replace(self, **changed)
 
