@@ -108,9 +108,8 @@ class TrainingDataset(Dataset[Batch]):
             StorageUnavailable: the data cannot be read at present.
         """
         indices = self.order.images_at(np.fromiter(numbers, np.int64)).tolist()
-        read = self.conditioning.read
         intact = [
-            read_intact(self.reader, self.order, number, index, self.max_damaged, read)
+            read_intact(self.reader, self.order, number, index, self.max_damaged, self.conditioning)
             for number, index in zip(numbers, indices, strict=True)
         ]
         samples = [sample for sample, _ in intact]

@@ -1,7 +1,7 @@
 """Condition images and vectors of a run: computed from the images or read from the data set, and dropped at random."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,14 +29,6 @@ class Sample:
     vector: Float32[np.ndarray, " E"] | None = None
 
 
-ReadSample = Callable[[ImageReader, int], Sample]
-
-
-def read_image(reader: ImageReader, index: int) -> Sample:
-    """Return an image and its class."""
-    return Sample(*reader.read(index))
-
-
 @dataclass(frozen=True)
 class Conditioning:
     """The conditions of the network other than the class.
@@ -60,9 +52,9 @@ class Conditioning:
 
     def read(self, reader: ImageReader, index: int) -> Sample:
         """Return a sample of the data set with the stored conditions that the network takes."""
-        sample, stored = read_image(reader, index), bool(self.channels and not self.degrade)
-        return replace(
-            sample,
+        stored = bool(self.channels and not self.degrade)
+        return Sample(
+            *reader.read(index),
             condition=reader.condition(index) if stored else None,
             vector=_finite_vector(reader, index) if self.vector_dim else None,
         )

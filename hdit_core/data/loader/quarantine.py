@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from hdit_core.data.loader.conditioning import ReadSample, Sample, read_image
+from hdit_core.data.loader.conditioning import Conditioning, Sample
 from hdit_core.data.loader.image_reader import DamagedImage, ImageReader
 from hdit_core.data.loader.order import Order
 from hdit_core.errors import DataError
@@ -56,7 +56,7 @@ def read_intact(
     number: int,
     index: int,
     max_damaged: int,
-    read: ReadSample = read_image,
+    conditioning: Conditioning,
 ) -> tuple[Sample, dict[int, str]]:
     """Return a sample of a run, and the damaged images that it replaces.
 
@@ -66,7 +66,7 @@ def read_intact(
         number: index of the image in the run.
         index: index of the image in the data set.
         max_damaged: number of images that may be damaged.
-        read: reads a sample by its index in the data set.
+        conditioning: reads a sample by its index in the data set.
 
     Raises:
         DamagedImage: no image may be replaced, or the replacements are damaged too.
@@ -75,7 +75,7 @@ def read_intact(
     # an image can occur twice if a new epoch starts among the replacements
     for skip in range(1, 2 * max_damaged + 3):
         try:
-            return read(reader, index), damaged
+            return conditioning.read(reader, index), damaged
         except DamagedImage as problem:
             damaged[problem.index] = str(problem)
             if len(damaged) > max_damaged:

@@ -8,6 +8,7 @@ import pytest
 from hdit_core.data.format import retry_reads
 from hdit_core.data.format.retry_reads import StorageUnavailable, read_image_file, retry_transient
 from hdit_core.data.image.unusable import UnusableImageError
+from hdit_core.data.loader.conditioning import Conditioning
 from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import UniformOrder
 from hdit_core.data.loader.quarantine import read_intact
@@ -68,7 +69,7 @@ def test_an_image_that_is_temporarily_unreadable_is_not_reported_as_damaged(
         return real(*arguments)
 
     monkeypatch.setattr(os, "pread", pread)
-    sample, damaged = read_intact(reader, UniformOrder(0, len(reader)), 0, 5, max_damaged=3)
+    sample, damaged = read_intact(reader, UniformOrder(0, len(reader)), 0, 5, 3, Conditioning())
     image, label = sample.image, sample.label
     assert damaged == {} and (image == whole.read(5)[0]).all() and label == whole.label(5)
 
