@@ -155,9 +155,9 @@ def _ending(name: str) -> str:
     return parts[-1] if len(parts) > 1 else ""
 
 
-def is_note(member: Member) -> bool:
+def is_note(name: str) -> bool:
     """Return whether a member may contain the class of an image, so that it is kept when a tar is listed."""
-    return not is_hidden(member.name) and (_ending(member.name) in _NOTES or is_label_file(member.name))
+    return not is_hidden(name) and (_ending(name) in _NOTES or is_label_file(name))
 
 
 def _read_json(notes: _Notes, content: bytes) -> None:

@@ -114,8 +114,8 @@ class TarFile:
             return self.is_compressed
         return True
 
-    def listing(self, is_wanted: Callable[[Member], bool] = lambda member: False) -> TarListing:
-        """Return the contents as after unpacking, with the content of the requested small files.
+    def listing(self, is_wanted: Callable[[str], bool]) -> TarListing:
+        """Return the contents as after unpacking, with the content of the small files whose names are wanted.
 
         Raises:
             One of TAR_DAMAGE: it is not a tar, or damaged.
@@ -126,7 +126,7 @@ class TarFile:
         def seen() -> Iterable[Member]:
             left_bytes = MOST_NOTES_BYTES
             for member in self.members():
-                if member.problem is None and member.size_bytes <= LARGEST_NOTE_BYTES and is_wanted(member):
+                if member.problem is None and member.size_bytes <= LARGEST_NOTE_BYTES and is_wanted(member.name):
                     left_bytes -= member.size_bytes
                     if left_bytes < 0:
                         raise DataError(
@@ -153,10 +153,6 @@ def entry_of(member: Member) -> Entry:
     """Return a member of a tar as an entry."""
     problem = member.problem or size_problem(member.size_bytes)
     return Entry(member.name, member.size_bytes, member.changed_at, problem)
-
-
-def _is_label(member: Member) -> bool:
-    return is_label_file(member.name)
 
 
 def damaged(path: Path, problem: Exception) -> DataError:
@@ -191,7 +187,7 @@ class TarSource(FileSource):
         """
         self._tar = listing.tar if listing else TarFile(path)
         try:
-            listing = listing or self._tar.listing(_is_label)
+            listing = listing or self._tar.listing(is_label_file)
         except TAR_DAMAGE as problem:
             raise damaged(path, problem) from None
         if listing.repeated:
