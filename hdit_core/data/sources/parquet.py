@@ -38,12 +38,6 @@ ROWS_AT_ONCE = 8  # of images; a row group has hundreds
 _SPLIT = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}\.parquet")  # train-00000-of-00012.parquet
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether a file starts like a Parquet file."""
-    with naming(path), path.open("rb") as file:
-        return file.read(4) == MAGIC
-
-
 def pyarrow_of(path: Path) -> Any:
     """Return the package pyarrow, for a file.
 

@@ -15,7 +15,7 @@ from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.files.path_list import LIST_ENDINGS, STDIN, PathListSource, open_list, open_stdin
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarSource, damaged
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
-from hdit_core.data.sources.parquet import PARQUET_ENDING, ParquetSource, is_parquet
+from hdit_core.data.sources.parquet import MAGIC, PARQUET_ENDING, ParquetSource
 from hdit_core.data.sources.prepared import PreparedSource
 from hdit_core.data.sources.shard_samples import is_note, is_sharded
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
@@ -71,10 +71,10 @@ def _open_tar(path: Path, read_labels: bool) -> Source:
 def _open_file(path: Path, read_labels: bool) -> Source:
     if is_zip(path):
         return ZipSource(path, read_labels)
-    if is_parquet(path):
-        return ParquetSource(path.name, [path])
     with naming(path), path.open("rb") as file:
         head = file.read(8)
+    if head.startswith(MAGIC):
+        return ParquetSource(path.name, [path])
     if not head:
         raise DataError(f"{path}: is empty; copy or download it again")
     if path.suffix.lower() == PARQUET_ENDING:
