@@ -82,38 +82,6 @@ def _complete_manifest(folder: Path, fingerprint: str) -> Manifest:
     return manifest
 
 
-def _summary(
-    settings: PrepareSettings, manifest: Manifest, complete: bool, started_at: float, by_folder: bool
-) -> PrepareSummary:
-    contents = manifest.contents
-    _warn_of_empty_classes(contents)
-    classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
-    return PrepareSummary(
-        out=str(settings.out),
-        images=contents.samples,
-        rejects=manifest.rejects,
-        height=contents.height,
-        width=contents.width,
-        channels=contents.channels,
-        classes=len(contents.classes or ()),
-        shards=len(contents.shards),
-        bytes=sum(shard.bytes for shard in contents.shards),
-        root=manifest.root,
-        already_complete=complete,
-        elapsed_s=round(time.monotonic() - started_at, 3),
-        remarks=manifest.remarks,
-        buckets={f"{bucket.height}x{bucket.width}": bucket.samples for bucket in contents.buckets},
-        classes_from_folders=by_folder and bool(contents.classes),
-        first_classes=dict(islice(classes, FIRST_CLASSES)),
-        pixel_mean=manifest.pixel_mean,
-        pixel_std=manifest.pixel_std,
-        sigma_data=sigma_data(manifest),
-        condition_channels=contents.condition.channels if contents.condition else 0,
-        vector_dim=contents.vectors.dim if contents.vectors else 0,
-        captions=contents.captions,
-    )
-
-
 def _warn_of_empty_classes(contents: Contents) -> None:
     """Warn about classes without images, such as those of a `--classes` list that the labels do not use."""
     counted_classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
@@ -145,8 +113,33 @@ class _Preparation:
 
     def summary(self, manifest: Manifest, already_complete: bool) -> PrepareSummary:
         """Return the summary of the finished set."""
-        by_folder = self.settings.labels == BY_FOLDER and self.job.source.classes is None
-        return _summary(self.settings, manifest, already_complete, self.started_at, by_folder)
+        contents, by_folder = manifest.contents, self.settings.labels == BY_FOLDER and self.job.source.classes is None
+        _warn_of_empty_classes(contents)
+        classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
+        return PrepareSummary(
+            out=str(self.settings.out),
+            images=contents.samples,
+            rejects=manifest.rejects,
+            height=contents.height,
+            width=contents.width,
+            channels=contents.channels,
+            classes=len(contents.classes or ()),
+            shards=len(contents.shards),
+            bytes=sum(shard.bytes for shard in contents.shards),
+            root=manifest.root,
+            already_complete=already_complete,
+            elapsed_s=round(time.monotonic() - self.started_at, 3),
+            remarks=manifest.remarks,
+            buckets={f"{bucket.height}x{bucket.width}": bucket.samples for bucket in contents.buckets},
+            classes_from_folders=by_folder and bool(contents.classes),
+            first_classes=dict(islice(classes, FIRST_CLASSES)),
+            pixel_mean=manifest.pixel_mean,
+            pixel_std=manifest.pixel_std,
+            sigma_data=sigma_data(manifest),
+            condition_channels=contents.condition.channels if contents.condition else 0,
+            vector_dim=contents.vectors.dim if contents.vectors else 0,
+            captions=contents.captions,
+        )
 
     def _counter(self, task: ArrayTask) -> ProgressCounter:
         total = sum(len(self.job.inputs_of(chunk)) for chunk in task.chunks(self.job.num_chunks))
