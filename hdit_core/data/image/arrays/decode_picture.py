@@ -5,6 +5,8 @@ values are not interpreted: no color profile, gamma or transparency is applied t
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,9 +120,41 @@ def _converted(array: Array, pixels: PixelFormat) -> tuple[Array, tuple[str, ...
     return array.astype(pixels.dtype), ()
 
 
-def _decode(
-    data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool
+def _has_no_colors(image: Image.Image) -> bool:
+    """Return whether an image of mode L or RGB is grayscale."""
+    if image.mode == "L":
+        return True
+    pixels = np.asarray(image)
+    parts = (pixels[::COARSE_STEP, ::COARSE_STEP], pixels)  # a few pixels decide for most images
+    return all((part == part[..., :1]).all() for part in parts)
+
+
+@contextmanager
+def _refusing_any_error() -> Iterator[None]:
+    """Refuse the file of the body for any exception: a decoder can raise any one on a malicious file."""
+    try:
+        yield
+    except UnusableImageError:
+        raise
+    except Exception as problem:
+        raise UnusableImageError(reason_of(problem)) from None
+
+
+@_refusing_any_error()
+def decode_picture(
+    data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool = False
 ) -> DecodedPicture:
+    """Return the picture in a file.
+
+    Args:
+        data: the file.
+        pixels: the format of the result.
+        background: color behind the transparent pixels of 8-bit images, RGB in 0..255.
+        pages_as_channels: the pages of a TIFF that has several are the channels of one image.
+
+    Raises:
+        UnusableImageError: not an image, damaged, with other channels, NaN, or values that the format cannot store.
+    """
     is_array = is_npy(data) or (pages_as_channels and is_stack(data))
     if pixels.is_8_bit_image and not is_array:
         decoded = decode_image(data, None, background)
@@ -136,56 +170,18 @@ def _decode(
     return DecodedPicture(clipped, remarks if clipped is picture else (*remarks, CLIPPED), is_grey)
 
 
-def _has_no_colors(image: Image.Image) -> bool:
-    """Return whether an image of mode L or RGB is grayscale."""
-    if image.mode == "L":
-        return True
-    pixels = np.asarray(image)
-    parts = (pixels[::COARSE_STEP, ::COARSE_STEP], pixels)  # a few pixels decide for most images
-    return all((part == part[..., :1]).all() for part in parts)
-
-
-def decode_picture(
-    data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool = False
-) -> DecodedPicture:
-    """Return the picture in a file.
-
-    Args:
-        data: the file.
-        pixels: the format of the result.
-        background: color behind the transparent pixels of 8-bit images, RGB in 0..255.
-        pages_as_channels: the pages of a TIFF that has several are the channels of one image.
-
-    Raises:
-        UnusableImageError: not an image, damaged, with other channels, NaN, or values that the format cannot store.
-    """
-    try:
-        return _decode(data, pixels, background, pages_as_channels)
-    except UnusableImageError:
-        raise
-    except Exception as problem:  # a decoder can raise any exception on a malicious file
-        raise UnusableImageError(reason_of(problem)) from None
-
-
-def decode_values(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Array:
+@_refusing_any_error()
+def decode_values(data: bytes) -> Array:
     """Return the values in a file in the type that they have there: uint8, uint16, or float64 for any other.
 
-    8-bit images are RGB in sRGB; the pages of a TIFF with other values are channels. Nothing is scaled or clipped.
-
-    Args:
-        data: the file.
-        background: color behind the transparent pixels of 8-bit images, RGB in 0..255.
+    8-bit images are RGB in sRGB, on white where they are transparent; the pages of a TIFF with other values are
+    channels. Nothing is scaled or clipped.
 
     Raises:
         UnusableImageError: not an image, damaged, or with NaN or infinity.
     """
-    try:
-        pages_as_channels = is_tiff(data) and not is_8_bit_tiff(data)
-        array, _ = _read_array(data, PixelFormat(3), background, pages_as_channels)
-    except UnusableImageError:
-        raise
-    except Exception as problem:  # as above
-        raise UnusableImageError(reason_of(problem)) from None
+    pages_as_channels = is_tiff(data) and not is_8_bit_tiff(data)
+    array, _ = _read_array(data, PixelFormat(3), (255, 255, 255), pages_as_channels)
     _check_finite(array)
     return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float64)
 
@@ -195,6 +191,7 @@ def _dtype_of(dtype: np.dtype) -> Dtype:
     return names.get(dtype.name, "float32")
 
 
+@_refusing_any_error()
 def stored_format(data: bytes, pages_as_channels: bool = False) -> PixelFormat:
     """Return the format that can store the values of a file, without a range.
 
@@ -205,20 +202,15 @@ def stored_format(data: bytes, pages_as_channels: bool = False) -> PixelFormat:
     Raises:
         UnusableImageError: it is not an image.
     """
-    try:
-        if is_npy(data):
-            array = _read_npy(data)
-            return PixelFormat(array.shape[-1], _dtype_of(array.dtype))
-        if (stored := png_format(data)) and stored[0] == 16:
-            return PixelFormat(stored[1], "uint16")
-        if is_tiff(data) and (not is_8_bit_tiff(data) or (pages_as_channels and is_stack(data))):
-            dtype, channels = tiff_format(data, pages_as_channels)
-            return PixelFormat(channels, _dtype_of(dtype))
-        return PixelFormat(1 if decode_image(data, None).image.mode == "L" else 3)
-    except UnusableImageError:
-        raise
-    except Exception as problem:  # as above
-        raise UnusableImageError(reason_of(problem)) from None
+    if is_npy(data):
+        array = _read_npy(data)
+        return PixelFormat(array.shape[-1], _dtype_of(array.dtype))
+    if (stored := png_format(data)) and stored[0] == 16:
+        return PixelFormat(stored[1], "uint16")
+    if is_tiff(data) and (not is_8_bit_tiff(data) or (pages_as_channels and is_stack(data))):
+        dtype, channels = tiff_format(data, pages_as_channels)
+        return PixelFormat(channels, _dtype_of(dtype))
+    return PixelFormat(1 if decode_image(data, None).image.mode == "L" else 3)
 
 
 def as_8_bit(picture: Picture, pixels: PixelFormat) -> Image.Image:
