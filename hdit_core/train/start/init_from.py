@@ -15,7 +15,6 @@ network; the zeros of `patch_out` make the first output zero.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -27,6 +26,8 @@ from hdit_core.checkpoint.safetensors_file import Tensors
 from hdit_core.errors import UsageError
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.base_table import Table
+from hdit_core.recipe.diff import differences
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.run import Recipe
 
@@ -85,8 +86,8 @@ def load_initial_weights(recipe: Recipe) -> InitialWeights:
     grown = f"; new: {added} outer level{'s' if added > 1 else ''}, patch_in, out_norm, patch_out ({new})"
     inputs = "".join(f"; zero weights for {new_input}" for new_input in _new_inputs(recipe.model, source.recipe.model))
     notes = [f"initial weights: {old} of {path} ({sha256[:16]})" + (grown if added else "") + inputs]
-    if differences := list(_differences(source.recipe, recipe, added)):
-        notes.append(f"{path} was trained with other settings: {'; '.join(differences)}")
+    if changes := list(_differences(source.recipe, recipe, added)):
+        notes.append(f"{path} was trained with other settings: {'; '.join(changes)}")
     return InitialWeights(tensors, sha256, tuple(notes))
 
 
@@ -169,22 +170,15 @@ def _is_new(name: str, added: int) -> bool:
 
 def _differences(source: Recipe, recipe: Recipe, added: int) -> Iterator[str]:
     """Yield settings that differ although all tensors fit, and change what the weights compute."""
-    for key, (before, now) in _pairs("model", source.model, recipe.model):
-        yield f"{key} is {before!r} there and {now!r} in the recipe"
-    for index, level in enumerate(source.model.levels):
-        for key, (before, now) in _pairs(f"model.levels[{index + added}]", level, recipe.model.levels[index + added]):
-            yield f"{key} is {before!r} there and {now!r} in the recipe"
+    tables: list[tuple[str, Table, Table]] = [("model", source.model, recipe.model)]
+    for index, level in enumerate(source.model.levels, added):
+        tables.append((f"model.levels[{index}]", level, recipe.model.levels[index]))
+    for where, before, now in tables:
+        for key, old, new in differences(*(table.model_dump(exclude=NOT_COMPARED) for table in (before, now))):
+            yield f"{where}.{key} is {old!r} there and {new!r} in the recipe"
     scales = [model.condition_scales for model in (source.model, recipe.model)]
     if scales[0] != scales[1][: len(scales[0])]:
         yield f"model.condition_scale is {list(scales[0])} there and {list(scales[1])} in the recipe"
-    for key in ("sigma_data", "objective", "start", "start_noise"):
-        before, now = getattr(source.diffusion, key), getattr(recipe.diffusion, key)
-        if before != now:
-            yield f"diffusion.{key} is {before!r} there and {now!r} in the recipe"
-
-
-def _pairs(where: str, before: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    tables = before.model_dump(exclude=NOT_COMPARED), now.model_dump(exclude=NOT_COMPARED)
-    for key, value in tables[0].items():
-        if value != tables[1][key]:
-            yield f"{where}.{key}", (value, tables[1][key])
+    shared = {"sigma_data", "objective", "start", "start_noise"}
+    for key, old, new in differences(*(each.diffusion.model_dump(include=shared) for each in (source, recipe))):
+        yield f"diffusion.{key} is {old!r} there and {new!r} in the recipe"
