@@ -38,7 +38,8 @@ def tables_toml(tables: Mapping[str, Any]) -> str:
 
 def annotated_toml(recipe: Recipe) -> str:
     """Return the recipe as TOML with each key's description above it, and with unset keys as comments."""
-    return "\n".join(_annotated((), recipe.model_dump(mode="json"), _schema())).lstrip("\n") + "\n"
+    schema = _schema()
+    return "\n".join(_annotated((), recipe.model_dump(mode="json"), schema, schema)).lstrip("\n") + "\n"
 
 
 def recipe_reference() -> str:
@@ -148,11 +149,12 @@ def _table_of(field: Schema, schema: Schema) -> Schema | None:
 
 
 def _annotated(
-    keys: tuple[str, ...], table: Mapping[str, Any], schema: Schema, brackets: str = "[{}]"
+    keys: tuple[str, ...], table: Mapping[str, Any], described: Schema | None, schema: Schema, brackets: str = "[{}]"
 ) -> Iterator[str]:
+    assert described is not None  # the keys are those of a recipe
     if keys:
         yield "\n" + brackets.format(".".join(keys))
-    fields = _fields(keys, schema)
+    fields = described["properties"]
     nested = [key for key, value in table.items() if isinstance(value, dict) or _is_array_of_tables(value)]
     for key, value in table.items():
         if key not in nested:
@@ -160,19 +162,9 @@ def _annotated(
             yield from textwrap.wrap(text, COMMENT_WIDTH, initial_indent="# ", subsequent_indent="#   ")
             yield f"# {key} =" if value is None else toml_line(key, value)
     for key in nested:
-        elements = table[key] if isinstance(table[key], list) else [table[key]]
-        for element in elements:
-            yield from _annotated((*keys, key), element, schema, "[[{}]]" if table[key] is not element else "[{}]")
-
-
-def _fields(keys: tuple[str, ...], schema: Schema) -> Mapping[str, Schema]:
-    table = schema
-    for key in keys:
-        inner = _table_of(table["properties"][key], schema)
-        assert inner is not None  # the keys are those of a recipe
-        table = inner
-    fields: Mapping[str, Schema] = table["properties"]
-    return fields
+        value, inner = table[key], _table_of(fields[key], schema)
+        for element in value if isinstance(value, list) else [value]:
+            yield from _annotated((*keys, key), element, inner, schema, "[[{}]]" if element is not value else "[{}]")
 
 
 def _sections(name: str, table: Schema, schema: Schema) -> Iterator[str]:
