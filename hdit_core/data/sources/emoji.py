@@ -107,37 +107,24 @@ def _open(name: str, choose: Choice) -> Emoji:
     return Emoji(name, find_package([Path(), cache_folder()]), choose)
 
 
-def open_emoji() -> Emoji:
-    """Open all emoji; an entry point of the group `hdit.sources`.
+# The entry points of the group `hdit.sources`; a package that is missing or damaged is a DataError.
 
-    Raises:
-        DataError: the package is not there, or damaged.
-    """
+
+def open_emoji() -> Emoji:
+    """Open all emoji."""
     return _open("emoji", set)
 
 
 def open_emoji_plain() -> Emoji:
-    """Open the emoji without skin tones, that is in yellow; an entry point of the group `hdit.sources`.
-
-    Raises:
-        DataError: the package is not there, or damaged.
-    """
+    """Open the emoji without skin tones, that is in yellow."""
     return _open("emoji-plain", _without_skin_tones)
 
 
 def open_emoji_train() -> Emoji:
-    """Open the emoji that are not in `emoji-test`; an entry point of the group `hdit.sources`.
-
-    Raises:
-        DataError: the package is not there, or damaged.
-    """
+    """Open the emoji that are not in `emoji-test`."""
     return _open("emoji-train", lambda names: set(names) - _held_out(names))
 
 
 def open_emoji_test() -> Emoji:
-    """Open every tenth emoji with all of its skin tones; an entry point of the group `hdit.sources`.
-
-    Raises:
-        DataError: the package is not there, or damaged.
-    """
+    """Open every tenth emoji with all of its skin tones."""
     return _open("emoji-test", _held_out)

