@@ -62,7 +62,8 @@ def convert_weights(
         write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config, **source_metadata(found)}))
     else:
         original = {KDIFFUSION_CONFIG: config} if config else {}
-        _write_file(target, recipe, state, source_metadata(found) | original)
+        with atomic_file(target) as temporary:
+            write_tensors(temporary, state, recipe.model_dump_json(), **source_metadata(found), **original)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     return {"file": str(target), "format": to, **source_record(found), "tensors": len(state), "parameters": parameters}
 
@@ -79,11 +80,6 @@ def _read_source(
     recipe, state, found = read_weights(source, weights or "ema")
     check_weights(source, weights, found)
     return recipe, state, _original_config(source), found
-
-
-def _write_file(target: Path, recipe: Recipe, state: Tensors, metadata: Mapping[str, str]) -> None:
-    with atomic_file(target) as temporary:
-        write_tensors(temporary, state, recipe.model_dump_json(), **metadata)
 
 
 def _original_config(path: Path) -> str | None:
