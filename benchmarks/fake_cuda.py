@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.fake_device import pretending, with_driver
 from hdit_core.bench.sample import _no_conditions as no_conditions
-from hdit_core.bench.train import endless_plan, random_batches
+from hdit_core.bench.train import random_batches
 from hdit_core.data.loader.augment import AffineWarp
 from hdit_core.data.loader.batch import Batch
 from hdit_core.diffusion.guidance import Guide
@@ -37,6 +37,7 @@ from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.step.batch_plan import endless_steps
 from hdit_core.train.step.build import build_learner
 
 Activity = Callable[[torch.device, Recipe], None]
@@ -79,8 +80,8 @@ def recipes() -> dict[str, Recipe]:
 def train(device: torch.device, recipe: Recipe) -> None:
     """Take two training steps of two micro-batches each."""
     learner = build_learner(recipe, None, World(device=device))
-    plan = endless_plan(learner)
-    chunks = (chunk for step in endless_plan(learner) for chunk in learner.micro_batches(step))
+    plan = endless_steps(recipe.train)
+    chunks = (chunk for step in endless_steps(recipe.train) for chunk in learner.micro_batches(step))
     with closing(random_batches(recipe, chunks)) as batches:
         warped = map(partly_warped, batches) if recipe.data.augment_prob else batches
         for _ in range(2):

@@ -7,10 +7,11 @@ from contextlib import closing
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hdit_core.bench.train import endless_plan, random_batches
+from hdit_core.bench.train import random_batches
 from hdit_core.devices import synchronize
 from hdit_core.distributed import World
 from hdit_core.recipe.read import read_recipe
+from hdit_core.train.step.batch_plan import endless_steps
 from hdit_core.train.step.build import build_learner
 
 
@@ -27,8 +28,8 @@ def main() -> None:
     compiled = f"train.compile={str(arguments.compile).lower()}"
     recipe = read_recipe(arguments.recipe, [f"train.batch_size={arguments.batch_size}", compiled])
     learner = build_learner(recipe, None, World(device=device))
-    plan = endless_plan(learner)
-    chunks = (chunk for step in endless_plan(learner) for chunk in learner.micro_batches(step))
+    plan = endless_steps(recipe.train)
+    chunks = (chunk for step in endless_steps(recipe.train) for chunk in learner.micro_batches(step))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with closing(random_batches(recipe, chunks)) as batches:
         for _ in range(2):

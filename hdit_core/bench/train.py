@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
 from hdit_core.model.conditioning import AUGMENT_FEATURES
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.data_checks import check_data
-from hdit_core.train.step.batch_plan import PlannedStep, steps
+from hdit_core.train.step.batch_plan import endless_steps
 from hdit_core.train.step.build import build_learner
 from hdit_core.train.step.dataloader import TimedLoader, build_dataloader
 from hdit_core.train.step.train_step import Learner
@@ -176,7 +176,7 @@ def check_bound(flops: int, rate: float, task: str, key: str) -> None:
 def _measure(recipe: Recipe, read_data: bool, settings: BenchSettings) -> tuple[Timing, float | None]:
     """Return the timing of a step, and its median time spent waiting for data."""
     learner = build_learner(recipe, None, World(device=settings.device))
-    plan = endless_plan(learner)
+    plan = endless_steps(recipe.train)
     with closing(_batches(recipe, learner, read_data)) as batches:
         waits_s = []
 
@@ -191,12 +191,7 @@ def _measure(recipe: Recipe, read_data: bool, settings: BenchSettings) -> tuple[
 
 
 def _batches(recipe: Recipe, learner: Learner, read_data: bool) -> TimedLoader:
-    plan = endless_plan(learner)
+    plan = endless_steps(recipe.train)
     if read_data:
         return build_dataloader(recipe, open_reader(recipe.data), plan, learner.micro_batches)
     return TimedLoader(random_batches(recipe, (chunk for step in plan for chunk in learner.micro_batches(step))))
-
-
-def endless_plan(learner: Learner) -> Iterator[PlannedStep]:
-    """Yield the steps of a run without end."""
-    return steps(learner.recipe.train.model_copy(update={"num_images": 2**62}), 0, 0)

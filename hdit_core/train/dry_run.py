@@ -18,7 +18,7 @@ from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flo
 from hdit_core.train.run_context import RunContext, run_context
 from hdit_core.train.start.checks import check_data_folder
 from hdit_core.train.start.init_from import NOTHING, load_initial_weights
-from hdit_core.train.step.batch_plan import steps
+from hdit_core.train.step.batch_plan import endless_steps
 from hdit_core.train.step.build import build_learner
 from hdit_core.train.step.dataloader import build_dataloader
 from hdit_core.train.step.result import StepResult
@@ -111,8 +111,7 @@ def _two_steps(context: RunContext, need: MemoryNeed, images_done: int) -> DryRu
     for note in initial.notes:
         logger.info(note)
     learner = build_learner(recipe, None, world, initial.tensors)
-    endless = recipe.train.model_copy(update={"num_images": 2**62})
-    plan = list(islice(steps(endless, 0, 0), STEPS))
+    plan = list(islice(endless_steps(recipe.train), STEPS))
     times, waits, results = list[float](), list[float](), list[StepResult]()
     with closing(build_dataloader(recipe, context.reader, plan, learner.micro_batches)) as batches:
         for step in plan:

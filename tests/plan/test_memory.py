@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hdit_core.bench.train import endless_plan, random_batches
+from hdit_core.bench.train import random_batches
 from hdit_core.distributed import World
 from hdit_core.model.native.attention import unavailable
 from hdit_core.model.native.ctypes_bindings import find_gemm
@@ -14,6 +14,7 @@ from hdit_core.model.native.rowwise import load_rowwise_kernels
 from hdit_core.plan.memory import RankLayout, training_memory
 from hdit_core.recipe.read import check_recipe, read_recipe
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.step.batch_plan import endless_steps
 from hdit_core.train.step.build import build_learner
 
 
@@ -61,8 +62,8 @@ def measured_peak(recipe: Recipe) -> int:
     """Return the peak of a step's allocations beyond weights, averages and optimizer."""
     learner = build_learner(recipe, None, World())
     plan, pieces = (
-        endless_plan(learner),
-        (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
+        endless_steps(recipe.train),
+        (piece for step in endless_steps(recipe.train) for piece in learner.micro_batches(step)),
     )
     batches = random_batches(recipe, pieces)
     learner.train_step(next(plan), batches)
@@ -110,8 +111,8 @@ def test_planned_weights_optimizer_and_ema_equal_the_tensors_of_a_run(optimizer)
     recipe = small(optimizer=optimizer)
     learner = build_learner(recipe, None, World())
     plan, pieces = (
-        endless_plan(learner),
-        (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
+        endless_steps(recipe.train),
+        (piece for step in endless_steps(recipe.train) for piece in learner.micro_batches(step)),
     )
     learner.train_step(next(plan), random_batches(recipe, pieces))
     planned = training_memory(recipe.model, 8, replace(ON_A_CPU, muon=optimizer == "muon"))

@@ -36,6 +36,11 @@ def steps(
         number, num_images = number + 1, num_images + step.batch_size
 
 
+def endless_steps(recipe: TrainRecipe) -> Iterator[PlannedStep]:
+    """Yield the steps of a run without end, for measurements."""
+    return steps(recipe.model_copy(update={"num_images": 2**62}), 0, 0)
+
+
 def batch_size_phases(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[BatchSizePhase]:
     """Return the phases of a run, each with a constant batch size; skipped images count."""
     marks = [(0, recipe.batch_size), *((growth.after_images, growth.batch_size) for growth in recipe.batch_growth)]
