@@ -14,7 +14,7 @@ from torch import Tensor
 from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name
 from hdit_core.checkpoint.kdiffusion.config_to_recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
-from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
+from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, checkpoint_step, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype, precision_of
@@ -111,7 +111,7 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors,
         return _read_file(path)
     if not path.is_dir():
         others = checkpoint_folders(path.parent.parent) if CHECKPOINT_NAME.fullmatch(path.name) else []
-        steps = ", ".join(str(int(folder.name[-9:])) for folder in others)
+        steps = ", ".join(str(checkpoint_step(folder)) for folder in others)
         hint = f"; the run has those of steps {steps}" if steps else ""
         raise CheckpointError(f"{path}: no such run, checkpoint or file{hint}")
     if (path / EXPORTED).is_file():

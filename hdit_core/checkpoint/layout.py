@@ -62,6 +62,11 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:09d}"
 
 
+def checkpoint_step(folder: Path) -> int:
+    """Return the step of a checkpoint by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def checkpoint_folders(run: Path) -> list[Path]:
     """Return the checkpoints of a run, newest first, valid or not."""
     folder = run / "checkpoints"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
+from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, recipe_file
 from hdit_core.checkpoint.lineage import read_lineage
 from hdit_core.checkpoint.load import Checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import SkippedImages
@@ -159,8 +159,7 @@ def _checkpoint_before(run: Path, number: int) -> tuple[Checkpoint | None, tuple
     """Return the newest valid checkpoint before a step, None for the beginning of the run, and its skipped images."""
     problems = []
     for folder in checkpoint_folders(run):
-        match = CHECKPOINT_NAME.fullmatch(folder.name)
-        if match and int(match[1]) <= number:
+        if checkpoint_step(folder) <= number:
             try:
                 checkpoint = open_checkpoint(folder)
             except CheckpointError as error:

@@ -13,7 +13,7 @@ from typing import get_args
 
 import torch
 
-from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
+from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, checkpoint_step
 from hdit_core.checkpoint.lineage import Fork, Part, read_lineage
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import State, StepHistory
@@ -69,7 +69,7 @@ def open_parent(source: ForkSource) -> Checkpoint:
         return checkpoint
     folder = checkpoint_folder(source.run, source.step)
     if folder not in folders:
-        steps = ", ".join(str(int(path.name[-9:])) for path in folders)
+        steps = ", ".join(str(checkpoint_step(path)) for path in folders)
         raise CheckpointError(f"--from {source.run}@{source.step}: no checkpoint of this step; there are {steps}")
     return open_checkpoint(folder)
 

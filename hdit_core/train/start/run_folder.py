@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hdit_core.checkpoint.layout import checkpoint_folders, recipe_file
+from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, recipe_file
 from hdit_core.checkpoint.lineage import LINEAGE, Fork, write_lineage
 from hdit_core.checkpoint.manifest import read_table
 from hdit_core.checkpoint.status import read_status
@@ -91,7 +91,7 @@ def _check_cooldown(run: Path, before: Recipe, after: Recipe) -> None:
     start = before.train.num_images - before.train.cooldown_length
     earlier = [folder for folder in checkpoint_folders(run) if _num_images(folder) <= start]
     hint = (
-        f"Fork from a checkpoint before it: --out NEW --from {run}@{int(earlier[0].name[-9:])}"
+        f"Fork from a checkpoint before it: --out NEW --from {run}@{checkpoint_step(earlier[0])}"
         if earlier
         else "No checkpoint from before it is left (train.keep_every_images keeps some)"
     )
