@@ -7,8 +7,6 @@ from hdit_core.plan.memory import Memory
 from hdit_core.plan.plan import SECONDS_PER_DAY, Choice, Plan, training_flops
 from hdit_core.plan.roofline import EFFICIENCY
 
-PARTS = ("weights", "optimizer", "averages", "copies", "gradients", "activations", "work_space")
-
 
 def as_dict(plan: Plan) -> dict[str, Any]:
     """Return all estimates: bytes per device, times in seconds; None for unknown values."""
@@ -48,7 +46,7 @@ def parallel(plan: Plan) -> str:
 
 def memory_parts(memory: Memory) -> dict[str, int]:
     """Return the bytes of each part by name."""
-    return {part: getattr(memory, part) for part in PARTS}
+    return asdict(memory)
 
 
 def _roofline(choice: Choice) -> dict[str, Any] | None:
