@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from hdit_core.flops.count import Operation
+from hdit_core.flops.count import Operation, layers_at
 from hdit_core.model.native.workspace import MAX_GLOBAL_TOKENS, MAX_WINDOW_TOKENS, should_fuse
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
@@ -56,12 +56,6 @@ def saved_activations(
     layers = _layers(model, image_size, value_bytes, attention, fused_kernels)
     saved = [*layers, *_merges_and_splits(model, image_size, value_bytes)]
     return tuple(sorted(saved, key=lambda part: part.level))
-
-
-def layers_at(model: ModelRecipe, index: int) -> int:
-    """Return the number of layers of a level, encoder and decoder together."""
-    depth = model.levels[index].depth
-    return depth if index == len(model.levels) - 1 else 2 * depth
 
 
 def fused_blocks(

@@ -102,7 +102,7 @@ def count(model: ModelRecipe, image_size: tuple[int, int] | None = None) -> Coun
 def _levels(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
     for index, level in enumerate(model.levels):
         tokens = _tokens(model, index, image_size)
-        layers = level.depth if index == len(model.levels) - 1 else 2 * level.depth
+        layers = layers_at(model, index)
         attends = level.attention != "none"
 
         if attends:
@@ -117,6 +117,12 @@ def _levels(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
         modulated = layers * (2 if attends else 1) * VECTORS_PER_NORM[model.norm]
         norms = modulated * model.mapping_width * level.width  # one row per image
         yield Part(index, "conditioning", norms, norms)
+
+
+def layers_at(model: ModelRecipe, index: int) -> int:
+    """Return the number of layers of a level, encoder and decoder together."""
+    depth = model.levels[index].depth
+    return depth if index == len(model.levels) - 1 else 2 * depth
 
 
 def keys_per_query(level: LevelRecipe, tokens: int) -> int:

@@ -9,6 +9,7 @@ and says nothing about other code.
 from dataclasses import dataclass
 
 from hdit_core.flops.activations import saved_activations
+from hdit_core.flops.count import layers_at
 from hdit_core.plan.gpu_specs import Gpu
 from hdit_core.recipe.run import Recipe
 
@@ -73,7 +74,7 @@ def roofline(recipe: Recipe, gpu: Gpu, flops_per_image: int, images: int, checkp
         checkpointed: number of levels, outermost first, with activation checkpointing.
     """
     products_s = flops_per_image / (gpu.tflops * 1e12)
-    *outer, inner = (level.depth for level in recipe.model.levels)
-    slow_s, fast_s = ((2 * sum(outer) + inner) * layer_s / images for layer_s in LAUNCHES_S)
+    layers = sum(layers_at(recipe.model, index) for index in range(len(recipe.model.levels)))
+    slow_s, fast_s = (layers * layer_s / images for layer_s in LAUNCHES_S)
     memory_s = traffic_bytes(recipe, checkpointed) / (gpu.memory_tb_per_s * 1e12)
     return Roofline(products_s, memory_s, (slow_s, fast_s))
