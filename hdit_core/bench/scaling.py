@@ -8,10 +8,11 @@ two differ only in the hourglass and in their attention.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from hdit_core.bench.attention import DIRECTIONS, Direction
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.devices import autocast, synchronize
@@ -23,8 +24,6 @@ from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 logger = logging.getLogger("hdit")
 
-Direction = Literal["forward", "forward+backward"]
-DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
 
 FROM_PX = 256
 """Smallest image size of the fit; below, costs that do not depend on the size matter."""
