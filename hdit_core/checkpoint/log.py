@@ -22,16 +22,9 @@ NUMBERS = (
 LARGEST_COUNT = 1 << 53
 
 
-class Log:
-    """`log.jsonl` of a run. A resumed run continues the log of the step it resumes from; later lines are removed."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        self._path = log_file(run)
-        jsonl.cut_back(self._path, lambda record: _has_counts(record, "step") and record["step"] <= step)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record; it is on the disk when this returns."""
-        jsonl.append(self._path, record)
+def cut_back_log(run: Path, step: int) -> None:
+    """Remove the lines of later steps, which a resumed run reaches again."""
+    jsonl.cut_back(log_file(run), lambda record: _has_counts(record, "step") and record["step"] <= step)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from hdit_core import jsonl
 from hdit_core.checkpoint.ema.snapshots import remove_snapshots_after
-from hdit_core.checkpoint.layout import stop_file
-from hdit_core.checkpoint.log import Log
+from hdit_core.checkpoint.layout import log_file, stop_file
+from hdit_core.checkpoint.log import cut_back_log
 from hdit_core.checkpoint.save import Parts
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.retry_reads import StorageUnavailable
@@ -54,7 +55,9 @@ class Trainer:
         saved_step = start.step if is_saved else None
         self._saver = AsyncCheckpointer(self._run, self._recipe, self._world, self._on_saved, saved_step)
         self._guard = StepGuard(self._recipe, self._run, context.reader, self._world)
-        self._trackers, self._log = Trackers(), Log(self._run, start.step) if self._world.is_main else None
+        if self._world.is_main:
+            cut_back_log(self._run, start.step)
+        self._trackers = Trackers()
         self._scores: PeriodicEvaluation | None = None
         self._peak_flops_per_s = peak_flops_per_s(self._world.device, learner.dtype)
         self._gate, self._step_s = UpdateGate(learner.optimizer), 0.0
@@ -200,7 +203,7 @@ class Trainer:
         assert progress is not None  # there was a step
         fields = log_fields(state.memory.interval)
         self._state = with_new_log_window(state)
-        if self._log is None:
+        if not self._world.is_main:
             return
         position = {"step": state.step, "num_images": state.num_images, "lr": progress.lr, "elapsed_s": state.elapsed_s}
         if self._peak_flops_per_s:
@@ -208,7 +211,7 @@ class Trainer:
         if self._quarantine.limit:
             fields["damaged_images"] = len(self._quarantine.damaged)
         record = position | fields | {"peak_bytes": peak_bytes(self._world.device)}
-        self._log.write(record)
+        jsonl.append(log_file(self._run), record)
         self._trackers.add_record(record)
         self._context.callbacks.on_progress(progress)
 

@@ -4,18 +4,19 @@ import json
 
 import pytest
 
+from hdit_core import jsonl
 from hdit_core.checkpoint.layout import log_file, scores_file
-from hdit_core.checkpoint.log import Log, cut_back_scores, read_log, read_scores
+from hdit_core.checkpoint.log import cut_back_log, cut_back_scores, read_log, read_scores
 
 
 def test_lines_after_the_resumed_step_are_removed(tmp_path):
-    log = Log(tmp_path, 0)
     for step in range(1, 6):
-        log.write({"step": step, "loss": 1 / step})
+        jsonl.append(log_file(tmp_path), {"step": step, "loss": 1 / step})
     with log_file(tmp_path).open("a") as file:
         file.write('{"step": 6, "lo')
     assert [record["step"] for record in read_log(tmp_path)] == [1, 2, 3, 4, 5]
-    Log(tmp_path, 3).write({"step": 4, "loss": 9.0})
+    cut_back_log(tmp_path, 3)
+    jsonl.append(log_file(tmp_path), {"step": 4, "loss": 9.0})
     assert [record["loss"] for record in read_log(tmp_path)] == [1, 1 / 2, 1 / 3, 9.0]
 
 
@@ -23,13 +24,13 @@ def test_lines_after_the_resumed_step_are_removed(tmp_path):
     "spoilt", [b"\xff\xfe", b"\x00" * 9, b"[" * 100_000, b'{"step": Infinity}', b'{"step": null}', b"7"]
 )
 def test_a_damaged_line_is_skipped_and_the_log_continues(tmp_path, spoilt):
-    log = Log(tmp_path, 0)
-    log.write({"step": 1})
+    jsonl.append(log_file(tmp_path), {"step": 1})
     with log_file(tmp_path).open("ab") as file:
         file.write(spoilt + b"\n")
-    log.write({"step": 2})
+    jsonl.append(log_file(tmp_path), {"step": 2})
     assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
-    Log(tmp_path, 2).write({"step": 3})
+    cut_back_log(tmp_path, 2)
+    jsonl.append(log_file(tmp_path), {"step": 3})
     assert log_file(tmp_path).read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
