@@ -75,11 +75,9 @@ def _labelled(
         label = labels.get(file.name)
         problem = file.problem or (None if label is not None else f"no label in {source_of_labels}")
         entries.append(replace(file, class_name=label, problem=problem))
-    for name in labels.keys() - names:
+    for name in sorted(labels.keys() - names):
         entries.append(Entry(name, 0, problem=f"named in {source_of_labels}, not found"))
         numbers.append(-1)
-    tail = sorted(zip(entries[len(inputs) :], numbers[len(inputs) :], strict=True), key=lambda one: one[0].name)
-    entries[len(inputs) :] = [entry for entry, _ in tail]
     return SidecarLabels(entries, numbers, index_classes(list(labels.values())))
 
 
