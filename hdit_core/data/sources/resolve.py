@@ -101,30 +101,6 @@ def _open_pattern(pattern: Path) -> Source | None:
     return source
 
 
-def open_path(path: Path, leave_out: Path | None = None, read_labels: bool = True) -> Source | None:
-    """Open a folder, an archive, shards, Parquet files, a list of paths, one image, or the files of a pattern.
-
-    Args:
-        path: its last part may be a pattern with `*`, `?` or `[...]`, if there is no file of exactly that name.
-        leave_out: a file in the folder that is not an input, such as the labels.
-        read_labels: take the classes from label files among the images.
-
-    Returns:
-        None if there is nothing.
-
-    Raises:
-        UsageError: it is a device or a pipe, or a pattern that matches something else.
-        DataError: it is damaged.
-    """
-    if path.is_dir():
-        return _open_folder(path, leave_out, read_labels)
-    if path.is_file():
-        return _open_file(path, read_labels)
-    if path.exists():
-        raise UsageError(f"{path}: is a device or a pipe; expected a folder, an archive or a built-in data set")
-    return _open_pattern(path) if _WILD & set(path.name) else None
-
-
 NAMED_SETS = "hdit.sources"
 
 
@@ -133,11 +109,19 @@ def _named_sets() -> dict[str, EntryPoint]:
 
 
 def _open_location(location: str, leave_out: Path | None, read_labels: bool) -> Source | None:
+    """Open a path, the files of a pattern, or the list on stdin; None if there is nothing."""
     if location == STDIN:
         is_piped = sys.stdin is not None and not sys.stdin.isatty()
         return open_stdin(cast(BufferedIOBase, sys.stdin.buffer) if is_piped else None, read_labels)
+    path = Path(location)
     try:
-        return open_path(Path(location), leave_out, read_labels)
+        if path.is_dir():
+            return _open_folder(path, leave_out, read_labels)
+        if path.is_file():
+            return _open_file(path, read_labels)
+        if path.exists():
+            raise UsageError(f"{path}: is a device or a pipe; expected a folder, an archive or a built-in data set")
+        return _open_pattern(path) if _WILD & set(path.name) else None
     except OSError as problem:
         raise DataError(f"{problem.filename or location}: cannot be read ({problem.strerror or problem})") from None
 
