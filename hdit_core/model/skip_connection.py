@@ -17,7 +17,7 @@ class LerpSkip(TokenSplit):
     """
 
     def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__(width_in, width_out, (2, 2))
+        super().__init__(width_in, width_out)
         self.mix = torch.nn.Parameter(nan_init(1))
         self.initial = {"mix": constant(0.5)}
 
@@ -31,9 +31,6 @@ class LerpSkip(TokenSplit):
 class AddSkip(TokenSplit):
     """Split tokens plus skip (row F2 of table 5)."""
 
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__(width_in, width_out, (2, 2))
-
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
     ) -> Float[Tensor, "B H2 W2 C2"]:
@@ -45,7 +42,7 @@ class ConcatSkip(TokenSplit):
     """Split tokens and skip, concatenated and projected to the level's width, as in a U-Net (row F1)."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__(width_in, width_out, (2, 2))
+        super().__init__(width_in, width_out)
         self.join = Linear(2 * width_out, width_out)
 
     def forward(  # type: ignore[override]

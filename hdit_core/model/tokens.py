@@ -25,10 +25,10 @@ class TokenMerge(nn.Module):
 
 
 class TokenSplit(nn.Module):
-    """Splits each token into p x q cells."""
+    """Splits each token into p x q cells, by default 2 x 2 as between levels."""
 
     def __init__(
-        self, width_in: int, width_out: int, block: tuple[int, int], initial: Initial = uniform_fan_in
+        self, width_in: int, width_out: int, block: tuple[int, int] = (2, 2), initial: Initial = uniform_fan_in
     ) -> None:
         super().__init__()
         self.block = block
