@@ -143,8 +143,6 @@ def bench_data(
     Args:
         source: a folder of images that Pillow opens, searched recursively; None: synthetic images.
         size: height and width of the prepared images, px.
-        images: maximum number of images.
-        rounds: number of runs.
 
     Raises:
         UsageError: the folder has no images.

@@ -92,7 +92,6 @@ def bench_sample(
 
     Args:
         recipe: gives the model, `[sample]` and `train.precision`.
-        settings: of the measurement.
         guide: recipe of the guidance model for autoguidance; None: no autoguidance.
         compiled: use torch.compile, as `hdit sample --compile`.
         graphed: replay the networks as CUDA graphs, as `hdit sample --cuda-graphs`.

@@ -122,8 +122,6 @@ def bench_scaling(
     Args:
         sizes_px: sides of the square images, ascending.
         width: of the innermost level.
-        dtype: of the matrix products.
-        settings: of the measurement.
         most_s: a size whose run would take longer, extrapolated from the size before, is skipped.
     """
     for name, network in networks(width).items():

@@ -68,7 +68,6 @@ def stopwatch(act: Callable[[], object], finish: Callable[[], None] | None = Non
     """Return a task that times `act`.
 
     Args:
-        act: the function to time.
         finish: waits until the device has completed all operations (a GPU runs asynchronously).
         clock: returns seconds since an arbitrary moment.
     """

@@ -123,7 +123,6 @@ def bench_train(recipe: Recipe, settings: BenchSettings, *, read_data: bool = Fa
 
     Args:
         recipe: gives batch size, micro-batches, precision, compilation and activation checkpointing.
-        settings: of the measurement.
         read_data: read the images of `data.path` with the recipe's workers, instead of random ones.
 
     Raises:

@@ -27,7 +27,6 @@ def mark_best(run: Path, folder: Path, score: Mapping[str, Any]) -> None:
     """Mark a checkpoint as the best of its run; the previous best may then be removed.
 
     Args:
-        run: the run directory.
         folder: of the checkpoint, in RUN/checkpoints.
         score: the metric and its value, as JSON.
     """
@@ -56,7 +55,6 @@ def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
     two are valid at any moment, even if the process is killed.
 
     Args:
-        run: the run directory.
         train: the `[train]` table of the recipe.
         just_read: a checkpoint that was just verified.
 

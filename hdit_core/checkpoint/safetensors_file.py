@@ -52,7 +52,6 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     """Write a safetensors file and return its size and checksums.
 
     Args:
-        path: the file to write.
         tensors: on the CPU, with dtypes in `NAMES`.
         metadata: stored in the header.
 

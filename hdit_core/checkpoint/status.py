@@ -79,7 +79,6 @@ def recording_failure(run: Path, is_main: bool) -> Iterator[None]:
     """Write the status "failed" with its reason if the body raises, or "preempted" if the run can be resumed.
 
     Args:
-        run: the run directory.
         is_main: whether this rank writes the run's files.
     """
     try:

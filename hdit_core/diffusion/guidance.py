@@ -199,7 +199,6 @@ def guided(
     costs one more, and so does a guide of a scale other than 1.
 
     Args:
-        denoiser: the model.
         class_ids: class of each image; None for models without classes.
         weight: classifier-free guidance scale, w.
         augment_cond, mapping_cond, condition: as the denoiser takes them.

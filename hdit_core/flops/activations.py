@@ -45,7 +45,6 @@ def saved_activations(
     """Return the memory of saved activations for one image, by level and operation.
 
     Args:
-        model: the network.
         image_size: height and width in pixels; default: the network's.
         value_bytes: per number in matrix products: 4 for float32, 2 for bfloat16.
         attention: kind of the attention backend.
@@ -64,7 +63,6 @@ def fused_blocks(
     """Return which blocks of a level's layers are trained with fused kernels, if these are available.
 
     Args:
-        model: the network.
         index: of the level.
         grid: of the level, in tokens.
         value_bytes: per number in matrix products.
@@ -94,7 +92,6 @@ def layer_bytes(
     """Return the bytes that one layer of a level saves for one image, by operation, including the layer's input.
 
     Args:
-        model: the network.
         index: of the level.
         grid: of the level, in tokens.
         value_bytes: per number in matrix products.

@@ -91,7 +91,6 @@ def count(model: ModelRecipe, image_size: tuple[int, int] | None = None) -> Coun
     """Return the counts of a network at an image size that it accepts (see `ModelRecipe.size_problems`).
 
     Args:
-        model: the network.
         image_size: height and width in pixels; default: the network's.
     """
     image_size = image_size or model.image_size

@@ -141,7 +141,6 @@ def compare(
 
     Args:
         image_sizes: height and width in pixels.
-        against: the baselines.
         kernels: kernel sizes of neighborhood attention, one network for each; empty: 7, as in the paper.
         patches: patch sizes in pixels, one network for each; empty: 4, as in the paper.
 

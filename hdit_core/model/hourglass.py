@@ -37,7 +37,6 @@ def attention_operator(level: LevelRecipe, layer: int, backend: AttentionBackend
     """Return the operator of a layer, or None if its level has no attention.
 
     Args:
-        level: the level's recipe.
         layer: the index of the layer in its level, counted through encoder and then decoder layers. Odd layers of
             shifted-window attention shift by half a window.
         backend: of neighborhood attention; "auto": the best one for the tensors' device.
@@ -232,7 +231,6 @@ def initialize(network: nn.Module, seed: int, put: Callable[[Tensor, Tensor], ob
 
     Args:
         network: on any device but meta (call `to_empty` first).
-        seed: the run's seed.
         put: copies values from a CPU tensor into a parameter or buffer, which may be sharded.
     """
     for path, module in network.named_modules():

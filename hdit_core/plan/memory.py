@@ -101,7 +101,6 @@ def training_memory(
     """Return the peak memory of a training step.
 
     Args:
-        model: the network.
         images: per micro-batch.
         layout: devices, precision and optimizer.
         checkpointed: number of levels, outermost first, with activation checkpointing.

@@ -42,7 +42,6 @@ def muon_workspace(model: ModelRecipe, value_bytes: int, sharded: bool) -> int:
     """Return the peak bytes of Muon's step in addition to weights, gradients and optimizer state.
 
     Args:
-        model: the network.
         value_bytes: per number in matrix products: 2 for bfloat16, 4 for float32.
         sharded: whether each rank gathers the unsharded update, which needs another copy.
     """

@@ -158,8 +158,6 @@ def images_per_device(recipe: Recipe, devices: int, what: str) -> int:
     """Return the largest number of images per device in any step.
 
     Args:
-        recipe: of the run.
-        devices: number of devices.
         what: names the option or setting with the number of devices, for the message.
 
     Raises:

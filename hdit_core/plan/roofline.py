@@ -67,8 +67,6 @@ def roofline(recipe: Recipe, gpu: Gpu, flops_per_image: int, images: int, checkp
     """Return the roofline of training on a GPU.
 
     Args:
-        recipe: of the network.
-        gpu: the GPU.
         flops_per_image: of all products, including recomputation.
         images: micro-batch size.
         checkpointed: number of levels, outermost first, with activation checkpointing.

@@ -71,12 +71,7 @@ def naming_operation() -> Iterator[None]:
 
 
 def kept_so_far(state: State, wanted: bool) -> bool:
-    """Return whether all steps of a run are deterministic, past and future; log a change.
-
-    Args:
-        state: that the run continues from.
-        wanted: whether the future steps are deterministic.
-    """
+    """Return whether all steps of a run are deterministic, past and future; log a change."""
     before = state.deterministic or state.step == 0
     if before and state.step and not wanted:
         logger.info("steps 0 to %d were deterministic, those from now on are not", state.step - 1)

@@ -67,7 +67,6 @@ def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> Pos
     Snapshots are read one by one, tensor by tensor: only the result in float32 and one tensor are in memory.
 
     Args:
-        run: the run directory.
         std: the relative length (sigma_rel), from 0.001 to 0.288.
         target: default RUN/averages/post-hoc-0.080.safetensors; an existing file is replaced.
 

@@ -76,9 +76,6 @@ def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping
     """Write a snapshot of an EMA atomically; one of the same moment is replaced.
 
     Args:
-        run: the run directory.
-        recipe: of the run.
-        profile: of the EMA.
         tensors: the state of the model, on the CPU; averaged tensors are already `rounded`.
 
     Raises:

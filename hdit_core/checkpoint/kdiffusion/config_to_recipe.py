@@ -153,9 +153,6 @@ def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
     It contains the network, its noise distribution and the optimizer. It has no keys for run length, schedules, sampler
     and evaluation, which are lost.
 
-    Args:
-        recipe: of the network.
-
     Raises:
         CheckpointError: k-diffusion does not support the network or its loss.
     """

@@ -238,11 +238,7 @@ def load_rows(
     """Map a file with one row per image into memory, after checking it against the manifest.
 
     Args:
-        folder: folder of the data set.
-        name: name of the file.
         entry: the file's entry in the manifest.
-        dtype: type of its rows.
-        samples: number of rows.
         row_shape: shape of a row; none if a row is one element.
 
     Raises:

@@ -132,10 +132,7 @@ def image_problems(path: Path, contents: Contents, first: int, rows: ShardRows) 
     """Return error messages for the images of a shard: at most MOST_PROBLEMS, then the number of others.
 
     Args:
-        path: path of the shard.
-        contents: contents of the data set.
         first: index of its first image in the data set.
-        rows: rows of its images.
     """
     with naming(path), path.open("rb") as file:
         shard = _Shard(file.fileno(), contents, _size_of(contents, first))

@@ -24,7 +24,6 @@ def encode(image: Image.Image, codec: str, quality: int = JPEG_QUALITY) -> bytes
     """Return an image of mode L or RGB as a file of the given kind, without any metadata.
 
     Args:
-        image: to store.
         codec: "png", "webp" (both lossless) or "jpeg".
         quality: JPEG quality, 1 to 100.
     """

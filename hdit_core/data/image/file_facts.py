@@ -34,8 +34,6 @@ def check_first_frame(frame: tuple[int, int, int, int], width: int, height: int)
 
     Args:
         frame: left, top, width and height of the first frame.
-        width: width of the picture.
-        height: height of the picture.
 
     Raises:
         UnusableImageError: it does.

@@ -51,8 +51,6 @@ def build_order(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequen
     """Return the order in which a run reads a data set.
 
     Args:
-        recipe: the settings of the data.
-        contents: contents of the data set.
         seed: seed of the run, 0 <= seed < 2^64.
         parts: parts of the run with their batch sizes, on which the order of images of several sizes depends.
     """

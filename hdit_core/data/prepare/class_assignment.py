@@ -104,7 +104,6 @@ def class_ids(inputs: InputTable, order: Sequence[str] | None = None) -> tuple[t
     """Return the class names, None without classes, and the class index of each input.
 
     Args:
-        inputs: inputs with their classes.
         order: the classes in index order, of which some may have no input; default: the sorted names.
     """
     names = inputs.classes.distinct

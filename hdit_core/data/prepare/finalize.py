@@ -89,8 +89,6 @@ def collect_chunks(journal: Journal, num_chunks: int, vector_dim: int = 0) -> Ch
     """Read the records of all chunks, which are finished.
 
     Args:
-        journal: has the records.
-        num_chunks: their number.
         vector_dim: length of the vectors, 0 without any.
     """
     records = [journal.read(number) for number in range(num_chunks)]

@@ -100,10 +100,6 @@ def _in_order(path: Path, content: bytes, names: Sequence[str]) -> dict[str, str
 def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the label of each file name in a label file, including names that are not in the source.
 
-    Args:
-        path: path of the labels.
-        names: names of the source's files.
-
     Raises:
         UsageError: there is no such file, or its name has another suffix.
         DataError: it cannot be read, contradicts itself, is empty, or names no file of the source.

@@ -57,8 +57,6 @@ class PartnerFiles:
         """Find the partner of each entry.
 
         Args:
-            partners: the condition images.
-            entries: the entries of the images.
             where: name of the condition images in messages.
         """
         self.name, self._partners = where, partners

@@ -210,10 +210,6 @@ class ParquetSource:
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         """List Parquet files.
 
-        Args:
-            name: name of the set.
-            paths: paths of the files, in order.
-
         Raises:
             UsageError: they are several splits of a data set.
             DataError: pyarrow is missing, a file is damaged, or the files have different classes.

@@ -127,7 +127,6 @@ def find_columns(schema: Any, path: Path) -> Columns:
     """Return the columns of a Parquet file with images and classes.
 
     Args:
-        schema: pyarrow's schema.
         path: path of the file, for errors.
 
     Raises:

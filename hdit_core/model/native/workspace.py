@@ -45,9 +45,6 @@ def feed_forward_blocks(rows: int, width: int, hidden: int, threads: int, keep: 
 
     Args:
         rows: of all images.
-        width: of the tokens.
-        hidden: hidden features.
-        threads: available threads.
         keep: whether values and gates are saved; otherwise they are part of the workspace.
     """
     blocks = rows * (width + 3 * hidden) // BLOCK_NUMBERS + 1
@@ -61,9 +58,6 @@ def feed_forward_workspace(images: int, rows: int, width: int, hidden: int, thre
 
     Args:
         images, rows: number of images, and rows per image.
-        width: of the tokens.
-        hidden: hidden features.
-        threads: available threads.
     """
     block = gradient_rows(rows, width)
     lanes = min(threads, images * -(-rows // block))
@@ -85,8 +79,6 @@ def window_workspace(images: int, windows: int, tokens: int, width: int, threads
 
     Args:
         images, windows, tokens: number of images, windows per image, and tokens per window.
-        width: of the tokens.
-        threads: available threads.
     """
     block = windows_per_block(windows, tokens)
     lanes = min(threads, images * -(-windows // block))

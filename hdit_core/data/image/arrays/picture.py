@@ -101,7 +101,6 @@ def encode_picture(picture: Picture, codec: str, quality: int) -> bytes:
     """Return a picture as it is stored in a shard.
 
     Args:
-        picture: the picture to store.
         codec: "npy" for arrays, else see `codec.encode`.
         quality: JPEG quality, 1 to 100.
     """

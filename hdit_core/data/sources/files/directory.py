@@ -82,7 +82,6 @@ class FolderSource(FileSource):
         """List a folder.
 
         Args:
-            path: the folder.
             leave_out: a file in it that is not an input, such as the labels.
             read_labels: take the classes from label files in it.
 

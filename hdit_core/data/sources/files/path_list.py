@@ -95,10 +95,6 @@ def _lines(file: BufferedIOBase, name: str) -> Iterator[bytes]:
 def read_paths(file: BufferedIOBase, name: str) -> list[str]:
     """Return the paths of a list, without empty lines.
 
-    Args:
-        file: the list.
-        name: name of the list in errors.
-
     Raises:
         UsageError: it is an archive.
         DataError: it is not a list of paths, or is empty.

@@ -178,7 +178,6 @@ class TarSource(FileSource):
         """List a tar.
 
         Args:
-            path: path of the tar.
             listing: its listing, if it has already been listed.
             read_labels: take the classes from label files in it.
 

@@ -86,7 +86,6 @@ def open_once(compressed: BufferedIOBase, path: Path) -> BufferedIOBase:
 
     Args:
         compressed: decompresses when it is read.
-        path: path of the compressed file.
     """
     size_bytes = path.stat().st_size
     try:
