@@ -195,10 +195,10 @@ def examine_memory() -> Finding:
 def examine_disk(subject: str, folder: Path) -> Finding:
     """Return the free space of a folder's file system; a problem if the folder is not writable."""
     existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-    found = f"{shutil.disk_usage(existing).free / GB:,.1f} GB ({folder})"
+    free_bytes = shutil.disk_usage(existing).free
+    found = f"{free_bytes / GB:,.1f} GB ({folder})"
     if not os.access(existing, os.W_OK):
         return Finding(subject, found, "problem", f"{existing} is not writable")
-    free_bytes = shutil.disk_usage(existing).free
     if free_bytes < NO_DISK_BYTES:
         return Finding(subject, found, "problem", "too little for a checkpoint")
     if free_bytes < SMALL_DISK_BYTES:
