@@ -24,7 +24,11 @@ from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, digest, flush_folder, read_bytes, write_atomic
 from hdit_core.locks import LockHeldError, locked
 
+UNFINISHED = ".unfinished"
 LOCK = "lock"
+
+_OF_CHUNK = re.compile(re.escape(TEMPORARY) + r"(?:shard-)?([0-9]{6,})[.-]")
+_PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
 
 
 def _ranges(chunks: range) -> list[tuple[int, int]]:
@@ -33,31 +37,20 @@ def _ranges(chunks: range) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def locked_chunks(folder: Path, journal: Path, chunks: range) -> Iterator[None]:
-    """Lock chunks against other processes while the body runs.
-
-    Args:
-        folder: of the data set, for the message.
-        journal: folder of the lock file; created if missing.
-        chunks: indices of the chunks.
+def _locked_chunks(folder: Path, chunks: range) -> Iterator[None]:
+    """Lock chunks of a data set against other processes while the body runs; create the journal's folder.
 
     Raises:
         UsageError: another process holds one of them.
     """
     try:
-        with locked(journal / LOCK, _ranges(chunks)):
+        with locked(folder / UNFINISHED / LOCK, _ranges(chunks)):
             yield
     except LockHeldError:
         raise UsageError(
             f"{folder}: another hdit prepare-data is writing the same images to it; wait for it, choose another "
             "--out, or give each process its own part with --task I/N"
         ) from None
-
-
-UNFINISHED = ".unfinished"
-
-_OF_CHUNK = re.compile(re.escape(TEMPORARY) + r"(?:shard-)?([0-9]{6,})[.-]")
-_PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
 
 
 def shard_name(number: int, size: tuple[int, int] | None = None) -> str:
@@ -233,7 +226,7 @@ def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_chunks: in
         UsageError: the folder contains something else, or another process is processing some of the same chunks.
     """
     chunks = task.chunks(num_chunks)
-    with locked_chunks(folder, folder / UNFINISHED, chunks):
+    with _locked_chunks(folder, chunks):
         flush_folder(folder.parent)
         try:
             if not holds_data_set(folder):  # another process may have finished it in the meantime
