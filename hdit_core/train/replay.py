@@ -13,7 +13,7 @@ import numpy as np
 from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, recipe_file
 from hdit_core.checkpoint.lineage import read_lineage
 from hdit_core.checkpoint.load import Checkpoint, open_checkpoint
-from hdit_core.checkpoint.state import SkippedImages
+from hdit_core.checkpoint.state import SkippedImages, State
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes, sheet, to_uint8
@@ -115,19 +115,18 @@ def replay(
         NotFinite: a step before it is not finite.
     """
     run = _checked_run(Path(run), recipe)
-    checkpoint, skips = _checkpoint_before(run, number)
-    start = (checkpoint.state.step, checkpoint.state.num_images) if checkpoint else (0, 0)
-    plan = _steps_to(recipe, start, skips, number)
+    checkpoint = _checkpoint_before(run, number)
+    start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash="")
+    plan = _steps_to(recipe, start, number)
     with run_context(recipe, run, device, Callbacks(), deterministic) as context:
         context.log_setup()
-        if checkpoint is not None:
-            kept_so_far(checkpoint.state, deterministic)
+        kept_so_far(start, deterministic)
         learner = build_learner(recipe, checkpoint, context.world)
-        result = _last_result(context, learner, plan, skips, on_step)
-        images = tuple(_images(context, learner, plan[-1], skips, result))
+        result = _last_result(context, learner, plan, start.skips, on_step)
+        images = tuple(_images(context, learner, plan[-1], start.skips, result))
         if save_images and context.world.is_main:
-            write_atomic(save_images, png_bytes(_input_sheet(context, plan[-1], skips, _largest_losses(images))))
-    return Replay(number, start[0], result, images)
+            write_atomic(save_images, png_bytes(_input_sheet(context, plan[-1], start.skips, _largest_losses(images))))
+    return Replay(number, start.step, result, images)
 
 
 def _checked_run(run: Path, recipe: Recipe) -> Path:
@@ -155,8 +154,8 @@ def _last_result(
     return result
 
 
-def _checkpoint_before(run: Path, number: int) -> tuple[Checkpoint | None, tuple[SkippedImages, ...]]:
-    """Return the newest valid checkpoint before a step, None for the beginning of the run, and its skipped images."""
+def _checkpoint_before(run: Path, number: int) -> Checkpoint | None:
+    """Return the newest valid checkpoint before a step, None for the beginning of the run."""
     problems = []
     for folder in checkpoint_folders(run):
         if checkpoint_step(folder) <= number:
@@ -166,25 +165,23 @@ def _checkpoint_before(run: Path, number: int) -> tuple[Checkpoint | None, tuple
                 problems.append(str(error))
                 continue
             logger.info("from %s", folder)
-            return checkpoint, checkpoint.state.skips
+            return checkpoint
     if read_lineage(run):
         raise CheckpointError(f"{run}: has no valid checkpoint before step {number}, and was forked from another run")
     for problem in problems:
         logger.warning("skipped: %s", problem)
     logger.info("from the beginning: %s has no valid checkpoint before step %d", run, number)
-    return None, ()
+    return None
 
 
-def _steps_to(
-    recipe: Recipe, start: tuple[int, int], skips: tuple[SkippedImages, ...], number: int
-) -> list[PlannedStep]:
-    """Return the steps from a checkpoint's (step, images) to the wanted one."""
+def _steps_to(recipe: Recipe, start: State, number: int) -> list[PlannedStep]:
+    """Return the steps from a state to the wanted one."""
     plan = []
-    for step in steps(recipe.train, *start, skips):
+    for step in steps(recipe.train, start.step, start.num_images, start.skips):
         plan.append(step)
         if step.number == number:
             return plan
-    last = plan[-1].number if plan else start[0] - 1
+    last = plan[-1].number if plan else start.step - 1
     raise UsageError(f"--repro {number}: the last step of the run is {last}; steps are counted from 0")
 
 
