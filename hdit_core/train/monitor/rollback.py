@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -106,7 +106,7 @@ class StepGuard:
             "loss": result.loss,
             "grad_norm": result.grad_norm,
             "grad_norm_by_part": dict(result.grad_norms),
-            "spikes": [{"what": spike.what, "value": spike.value, "usual": spike.usual} for spike in spikes],
+            "spikes": [asdict(spike) for spike in spikes],
             "seed": self.recipe.train.seed,
             "skips": [skip.model_dump() for skip in state.skips],
             "world_size": self.world.size,
