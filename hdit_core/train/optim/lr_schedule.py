@@ -44,3 +44,10 @@ def lr_factor(recipe: TrainRecipe, num_images: int) -> float:
     rise = min(1.0, seen / recipe.warmup_length) if recipe.warmup_length else 1.0
     fall = min(1.0, max(0, left) / recipe.cooldown_length) if recipe.cooldown_length else 1.0
     return rise * SHAPES[recipe.schedule](recipe, num_images) * fall
+
+
+def cooldown_jump(before: TrainRecipe, after: TrainRecipe, num_images: int) -> tuple[float, float] | None:
+    """Return the old and the new learning rate if a change raises it once the cool-down has begun, else None."""
+    has_begun = before.cooldown_length and num_images > before.num_images - before.cooldown_length
+    old, new = (train.lr * lr_factor(train, num_images) for train in (before, after))
+    return (old, new) if has_begun and new > old else None

@@ -22,7 +22,7 @@ from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.diff import Difference, differences
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
-from hdit_core.train.optim.lr_schedule import lr_factor
+from hdit_core.train.optim.lr_schedule import cooldown_jump
 
 logger = logging.getLogger("hdit")
 
@@ -189,16 +189,10 @@ def _check_position(state: State, recipe: Recipe, num_sizes: int, where: str) ->
 
 
 def _warn_of_jump(before: TrainRecipe, after: TrainRecipe, num_images: int) -> None:
-    rates = [train.lr * lr_factor(train, num_images) for train in (before, after)]
-    if cooldown_begun(before, num_images) and rates[1] > rates[0]:
+    if rates := cooldown_jump(before, after, num_images):
         logger.warning(
             "the parent's cool-down had begun: the learning rate jumps from %.3g to %.3g; to avoid it, use --from "
             "RUN@STEP with a checkpoint from before %s images",
             *rates,
             f"{before.num_images - before.cooldown_length:,}",
         )
-
-
-def cooldown_begun(train: TrainRecipe, num_images: int) -> bool:
-    """Return whether a run is in its cool-down, or past it, after so many images."""
-    return bool(train.cooldown_length) and num_images > train.num_images - train.cooldown_length

@@ -17,8 +17,7 @@ from hdit_core.recipe.diff import describe_differences, differences
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.write import recipe_toml
-from hdit_core.train.optim.lr_schedule import lr_factor
-from hdit_core.train.start.fork import cooldown_begun
+from hdit_core.train.optim.lr_schedule import cooldown_jump
 
 LOCK = ".lock"
 
@@ -85,8 +84,8 @@ def _length(recipe: Recipe, name: str) -> int:
 def _check_cooldown(run: Path, before: Recipe, after: Recipe) -> None:
     """Refuse another end of a run whose cool-down has begun: the learning rate would jump back."""
     num_images = read_status(run).get("num_images", 0)
-    rates = [recipe.train.lr * lr_factor(recipe.train, num_images) for recipe in (before, after)]
-    if not cooldown_begun(before.train, num_images) or rates[1] <= rates[0]:
+    rates = cooldown_jump(before.train, after.train, num_images)
+    if rates is None:
         return
     start = before.train.num_images - before.train.cooldown_length
     earlier = [folder for folder in checkpoint_folders(run) if _num_images(folder) <= start]
