@@ -46,7 +46,7 @@ def parse_source(text: str, reset: Sequence[str] = ()) -> ForkSource:
     for name in reset:
         if name not in parts:
             raise UsageError(f"--reset {name}: expected {', '.join(parts)}")
-    match = re.fullmatch(r"(.+)@(\d{1,9})", text)
+    match = re.fullmatch(r"(.+)@([0-9]{1,9})", text)
     run, step = (match[1], int(match[2])) if match and not Path(text).exists() else (text, None)
     return ForkSource(Path(run).expanduser(), step, tuple(part for part in parts if part in reset))
 
