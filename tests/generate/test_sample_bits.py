@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # every kind of sampler, and every option that changes what a network is asked
 KINDS = [
     ("neighborhood", {"sampler": "dpmpp_3m_sde", "steps": 3}),
@@ -15,6 +17,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 def test_guided_edits_are_bit_identical_in_any_batch_and_on_any_number_of_threads():
     quick = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"} | quick

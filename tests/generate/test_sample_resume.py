@@ -80,6 +80,7 @@ def die_at(step, run):
     return code == 9
 
 
+@pytest.mark.slow
 def test_a_job_killed_before_any_file_operation_gives_the_same_folder(network, tmp_path):
     denoiser = load_denoiser(network)
 

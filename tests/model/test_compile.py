@@ -42,6 +42,7 @@ def test_layers_with_the_ablation_options_compile_without_graph_breaks():
     assert long_report()["options"] < 2e-3
 
 
+@pytest.mark.slow
 def test_autocast_works_with_compiled_layers():
     assert quick_report()["autocast"] < 0.1
 

@@ -193,6 +193,7 @@ def test_scores_during_training_are_of_samples_under_the_conditions_of_the_data_
 # --- ranks and kills -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_two_and_three_ranks_learn_from_the_same_images_and_conditions(tmp_path, conditional):
     recipe = conditional({"train.batch_size": 12, "train.num_images": 24, "train.checkpoint_every_images": 24})
     inputs = []

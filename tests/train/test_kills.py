@@ -28,6 +28,7 @@ def recipe_file(tmp_path, trained):
     return tmp_path / "tiny.toml"
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_saves_and_at_random_is_bit_identical_to_an_uninterrupted_one(tmp_path, recipe_file, nursery):
     began_at = time.monotonic()
     nursery.begin(recipe_file, tmp_path / "alone")

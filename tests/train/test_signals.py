@@ -120,6 +120,7 @@ def ask(process, run, how):
     os.kill(process.pid, signal.SIGTERM) if how == "signal" else (run / "STOP").touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["signal", "file"])
 def test_a_run_whose_readers_hang_saves_the_last_complete_step_within_seconds(tmp_path, started, how):
     run = tmp_path / "run"
@@ -252,6 +253,7 @@ def sleep_after_step_3():
     Learner.train_step = hang
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hang", [hang_in_c_after_step_3, sleep_after_step_3])
 def test_a_second_ctrl_c_ends_a_waiting_run_at_once(tmp_path, started, hang):
     run = tmp_path / "run"
