@@ -109,6 +109,17 @@ class Sessions:
 
     def __init__(self) -> None:
         self._running: dict[str, _Running] = {}
+        self._waiting: set[tuple[str, Hashable]] = set()
+
+    def ask(self, visitor: str | None, owner: Hashable) -> None:
+        """Note that the visitor has asked for a computation, which may have to wait for those of others."""
+        self._waiting.add((visitor or "", owner))
+
+    def begin(self, visitor: str | None, owner: Hashable) -> bool:
+        """Return whether the computation that the visitor asked for is still wanted: it was not stopped meanwhile."""
+        is_wanted = (visitor or "", owner) in self._waiting
+        self._waiting.discard((visitor or "", owner))
+        return is_wanted
 
     @contextmanager
     def running(self, visitor: str | None, owner: Hashable = None) -> Iterator[None]:
@@ -131,7 +142,10 @@ class Sessions:
         return self._running.setdefault(visitor or "", _Running(None)).stop
 
     def stop(self, visitor: str | None, owner: Hashable = None) -> None:
-        """Stop the visitor's computation, if one is running that this button stops; None: any."""
+        """Stop the visitor's computation, if one is running or waiting that this button stops; None: any."""
+        self._waiting = {
+            asked for asked in self._waiting if asked[0] != (visitor or "") or owner not in (None, asked[1])
+        }
         if (found := self._of(visitor, owner)) is not None:
             found.stop.set()
 

@@ -97,7 +97,7 @@ class Models:
         models = []
         for path, name in zip(self._paths, _short_names(self._paths), strict=True):
             models.append(PlayModel(name, path))
-            for folder in checkpoint_folders(local_model(Path(path))):
+            for folder in checkpoint_folders(local_model(Path(path)))[1:]:  # the newest is that of the run
                 models.append(PlayModel(f"{name}, step {int(folder.name[5:]):,}", str(folder)))
         return models
 

@@ -121,3 +121,13 @@ def test_nothing_is_kept_of_a_session_without_a_computation():
     with sessions.running("a"):
         pass
     assert sessions._running == {}
+
+
+def test_a_computation_that_waits_is_not_begun_after_its_button_stopped_it():
+    sessions = Sessions()
+    for stopped_by, is_wanted in [(None, False), ("sample", False), ("edit", True)]:
+        sessions.ask("a", "sample")
+        sessions.ask("b", "sample")
+        sessions.stop("a", stopped_by)
+        assert sessions.begin("a", "sample") is is_wanted
+        assert sessions.begin("b", "sample") and not sessions.begin("b", "sample")

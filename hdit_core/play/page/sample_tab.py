@@ -27,8 +27,8 @@ class SampleTab:
             2,
             1,
             step=1,
-            label="Denoising step",
-            info="the last one shows the finished images",
+            label="From noise to the images",
+            info="the right end shows the finished images",
             interactive=True,
             visible=False,
             elem_id="moment",
@@ -51,7 +51,7 @@ class SampleTab:
             commands.append(command_line(sample_command(models.main_path, values["weights"], form, denoiser)))
             return samples(denoiser, form)
 
-        yield status("waiting for the model"), gr.skip(), "", gr.skip(), gr.skip()
+        yield status("waiting for the model"), gr.skip(), "", None, gr.skip()
         for frame in self.page.watched(start, visitor):
             if not isinstance(frame, Frame):
                 yield frame, gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -80,6 +80,7 @@ def sample_command(path: str, weights: str | None, form: SampleForm, denoiser: D
     """Return the words of the `hdit sample` that gives the same images."""
     settings, default = form.settings, denoiser.recipe.sample
     words = ["hdit", "sample", "--ckpt", path, "--count", str(form.count), "--seed", str(form.seed)]
+    words += ["--out", f"samples/seed-{form.seed}"]
     words += ["--steps", str(settings.steps), "--sampler", settings.sampler]
     if weights:
         words += ["--weights", weights]

@@ -9,7 +9,7 @@ from hdit_core.play.request import IN_TURN, MOST_IMAGES, MOST_STEPS
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import Sampler, SampleRecipe, Schedule
 
-WEIGHT_NAMES = {"ema": "EMA", "model": "raw"}
+WEIGHT_NAMES = {"ema": "EMA", "model": "raw (model)"}
 
 
 def class_choices(num_classes: int, names: Sequence[str]) -> list[tuple[str, str]]:

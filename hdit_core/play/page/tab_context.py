@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, no_type_check
 
 from hdit_core.errors import HditError, is_out_of_memory
@@ -68,22 +69,30 @@ class Page:
 
         @no_type_check  # a decorator would hide from gradio that this is a generator
         def run(visitor: str | None, *values: Any) -> Iterator[Sequence[Any]]:
-            with self.sessions.running(visitor, id(stop)):
-                for shown in handle(dict(zip(fields, values, strict=True)), visitor):
-                    yield *shown, gr.Button(interactive=True)
+            if self.sessions.begin(visitor, id(stop)):
+                yield from self._computed(handle(dict(zip(fields, values, strict=True)), visitor), visitor, id(stop))
+            else:
+                yield status("stopped"), *[gr.skip()] * (len(outputs) - 1), gr.Button(interactive=False)
 
         def end(visitor: str | None) -> Sequence[Any]:
             self.sessions.stop(visitor, id(stop))
-            self.sessions.wait(visitor, id(stop))
+            self.sessions.wait(visitor, id(stop))  # so that nothing of it follows the line "stopped"
             return status("stopped"), gr.Button(interactive=False)
 
-        given, changed = [self.visitor, *fields.values()], [*outputs, stop]
-        show_at_once(button.click, "waiting: one computation runs at a time", outputs[0])
-        button.click(None, None, stop, js=set_interactive(True))
-        event = button.click(run, given, changed, concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
+        given = [self.visitor, *fields.values()]
+        _show_waiting(button, stop, outputs[0])
+        asked = button.click(partial(self.sessions.ask, owner=id(stop)), self.visitor, concurrency_limit=None, **HIDDEN)
+        event = asked.then(run, given, [*outputs, stop], concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
         event.then(None, None, stop, js=set_interactive(False))
-        # a job that runs ends by itself, so that nothing it shows follows the line "stopped"; one that waits does not
         stop.click(end, self.visitor, [outputs[0], stop], **HIDDEN).then(None, None, None, cancels=[event])
+
+    def _computed(self, shown: Iterator[Sequence[Any]], visitor: str | None, owner: int) -> Iterator[Sequence[Any]]:
+        """Yield what a computation shows, with its Stop button, while it can be stopped."""
+        import gradio as gr
+
+        with self.sessions.running(visitor, owner):
+            for values in shown:
+                yield *values, gr.Button(interactive=True)
 
     def watched(
         self, start: Callable[[], MakeJob], visitor: str | None, model: str | None = None
@@ -102,6 +111,12 @@ class Page:
             yield status("stopped")
         except Exception as problem:
             yield error_line(problem)
+
+
+def _show_waiting(button: Component, stop: Component, line: Component) -> None:
+    """Say in the browser that a computation waits, and let it be stopped, when its button is pressed."""
+    show_at_once(button.click, "waiting: one computation runs at a time", line)
+    button.click(None, None, stop, js=set_interactive(True))
 
 
 def show_at_once(listen: Callable[..., Any], text: str, line: Component) -> None:

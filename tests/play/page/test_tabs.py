@@ -105,7 +105,7 @@ def test_a_user_stops_a_computation(page, values):
 def test_two_kinds_of_weights_are_compared_with_the_same_seed(page, values):
     sides = {"left model": "digits", "left weights": "ema", "right model": "digits, step 4", "right weights": "model"}
     *_, (line, left, right) = unbuilt(CompareTab, page=page).compare(values | sides, "me")
-    assert text_of(line)[0] == "left: digits, EMA; right: digits, step 4, raw; the same seed and settings"
+    assert text_of(line)[0] == "left: digits, EMA; right: digits, step 4, raw (model); the same seed and settings"
     assert left != right and left.count("<a href=") == 3 == right.count("<a href=")
     *_, (line, *_) = unbuilt(CompareTab, page=page).compare(values | sides | {"right model": "/etc"}, "me")
     assert text_of(line) == (
