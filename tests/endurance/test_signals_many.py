@@ -24,7 +24,7 @@ def stopped(recipe, run):
     try:
         train(recipe, run, device="cpu")
     except StoppedEarly as word:
-        return int(re.search(r"after step ([0-9]+)", str(word))[1])
+        return int(re.search(r"(?:after step|Step) ([0-9]+)", str(word))[1])
     raise AssertionError("nobody asked it to end")
 
 
