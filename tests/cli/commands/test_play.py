@@ -54,7 +54,7 @@ def test_the_options_are_those_of_the_server_and_other_machines_are_let_in_with_
     )
     other = ["--compare", str(run / "checkpoints" / "step-000000002")]
     assert main(["play", "--ckpt", str(run), *other, "--host", "0.0.0.0", "--port", "8000", "--device", "cpu"]) == 0
-    assert calls == [(["run", "run, step 2", "step-000000002"], "0.0.0.0", 8000)]
+    assert calls == [(["run", "step-000000002"], "0.0.0.0", 8000)]
     messages = capsys.readouterr().err
     assert messages.startswith(f"hdit: loading {run}\n")
     assert "hdit: --host 0.0.0.0: everybody who can reach this address can use the page" in messages
