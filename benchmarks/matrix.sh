@@ -3,8 +3,9 @@
 # each with torch's CPU build or its CUDA build, and run both commands of the README, `make test` and `make demo`, with
 # each installation. No GPU is needed. Each CUDA build takes about 7 GB and is removed after its row.
 #
-#   sh benchmarks/matrix.sh FOLDER [ROW ...]      rows: oldest, pinned or latest, each with -cpu or -cuda; default: the last
-#                                                 four
+#   sh benchmarks/matrix.sh FOLDER [ROW ...]
+#
+# Rows are oldest, pinned and latest, each with -cpu and -cuda, such as pinned-cpu; the default is all but the oldest.
 #
 # PYTHON=/path/to/python3.13 makes the environments with that Python; default: python3.
 # On Linux, pip resolves torch to the CUDA build. For the CPU rows set CPU_TORCH to the options of pip that select

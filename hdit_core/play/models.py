@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hdit_core.checkpoint.ema.snapshots import parse_ema_std
-from hdit_core.checkpoint.layout import checkpoint_folders, ema_folder, recipe_file
+from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, ema_folder, recipe_file
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.generate.export.training_record import class_names
@@ -98,7 +98,7 @@ class Models:
         for path, name in zip(self._paths, _short_names(self._paths), strict=True):
             models.append(PlayModel(name, path))
             for folder in checkpoint_folders(local_model(Path(path)))[1:]:  # the newest is that of the run
-                models.append(PlayModel(f"{name}, step {int(folder.name[5:]):,}", str(folder)))
+                models.append(PlayModel(f"{name}, step {checkpoint_step(folder):,}", str(folder)))
         return models
 
     def open_main(self, weights: str | None) -> Denoiser:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
+from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, recipe_file
 from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
@@ -133,13 +133,13 @@ def _saved_steps(folders: Iterable[Path]) -> Iterator[CheckpointInfo]:
 
 
 def _saved_step(folder: Path) -> CheckpointInfo:
-    match, problem = CHECKPOINT_NAME.fullmatch(folder.name), None
+    problem = None
     try:
         open_checkpoint(folder)
     except CheckpointError as error:
         problem = str(error)
     size_bytes = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
-    return CheckpointInfo(int(match[1]) if match else 0, size_bytes, problem)
+    return CheckpointInfo(checkpoint_step(folder), size_bytes, problem)
 
 
 def _incidents(run: Path) -> list[Incident]:
