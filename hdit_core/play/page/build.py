@@ -11,7 +11,7 @@ from hdit_core.play.page.edit_tab import EditTab
 from hdit_core.play.page.run_tab import RunTab
 from hdit_core.play.page.sample_tab import SampleTab
 from hdit_core.play.page.settings_panel import build_settings
-from hdit_core.play.page.tab_context import HIDDEN, Page
+from hdit_core.play.page.tab_context import Page
 
 FOLDER = Path(__file__).parent
 EDITABLE_CHANNELS = (1, 3)
@@ -30,7 +30,7 @@ def build_page(models: Models) -> Any:
                 build_settings(page)
             with gr.Column(scale=2, min_width=340, elem_id="tabs"), gr.Tabs():
                 _build_tabs(page)
-        _connect_visitor(blocks, page)
+        _stop_on_leaving(blocks, page)
         blocks.load(None, js=(FOLDER / "page.js").read_text())
     return blocks
 
@@ -51,17 +51,13 @@ def _build_tabs(page: Page) -> None:
             RunTab(models.run, tab)
 
 
-def _connect_visitor(blocks: Any, page: Page) -> None:
-    """Name each visitor, and stop the computation of one who leaves."""
+def _stop_on_leaving(blocks: Any, page: Page) -> None:
+    """Stop the computation of a visitor who leaves."""
     import gradio as gr
-
-    def name(request: gr.Request) -> str | None:
-        return request.session_hash
 
     def leave(request: gr.Request) -> None:
         page.sessions.stop(request.session_hash)
 
-    blocks.load(name, None, page.visitor, **HIDDEN)
     blocks.unload(leave)
 
 

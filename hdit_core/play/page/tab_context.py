@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, no_type_check
 
 from hdit_core.errors import HditError, is_out_of_memory
@@ -34,7 +33,7 @@ class Page:
         settings: fields of the settings, by the names of `read_form`.
         weights: the field with the weights of the main model.
         last: what the visitor sampled last, a `Frame`.
-        visitor: names the visitor.
+        visitor: who pressed a button last, in each visitor's session.
         sessions: their running computations.
     """
 
@@ -74,17 +73,21 @@ class Page:
             else:
                 yield status("stopped"), *[gr.skip()] * (len(outputs) - 1), gr.Button(interactive=False)
 
-        def end(visitor: str | None) -> Sequence[Any]:
-            self.sessions.stop(visitor, id(stop))
-            self.sessions.wait(visitor, id(stop))  # so that nothing of it follows the line "stopped"
+        def end(request: gr.Request) -> Sequence[Any]:
+            self.sessions.stop(request.session_hash, id(stop))
+            self.sessions.wait(request.session_hash, id(stop))  # so that nothing of it follows the line "stopped"
             return status("stopped"), gr.Button(interactive=False)
+
+        def ask(request: gr.Request) -> str | None:
+            self.sessions.ask(request.session_hash, id(stop))
+            return request.session_hash
 
         given = [self.visitor, *fields.values()]
         _show_waiting(button, stop, outputs[0])
-        asked = button.click(partial(self.sessions.ask, owner=id(stop)), self.visitor, concurrency_limit=None, **HIDDEN)
+        asked = button.click(ask, None, self.visitor, concurrency_limit=None, **HIDDEN)
         event = asked.then(run, given, [*outputs, stop], concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
         event.then(None, None, stop, js=set_interactive(False))
-        stop.click(end, self.visitor, [outputs[0], stop], **HIDDEN).then(None, None, None, cancels=[event])
+        stop.click(end, None, [outputs[0], stop], **HIDDEN).then(None, None, None, cancels=[event])
 
     def _computed(self, shown: Iterator[Sequence[Any]], visitor: str | None, owner: int) -> Iterator[Sequence[Any]]:
         """Yield what a computation shows, with its Stop button, while it can be stopped."""

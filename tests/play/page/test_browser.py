@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hdit_cli.main import main
+from hdit_core.play.background import Sessions
 from tests.play.page.browser_page import fits, shown_images, status_of, top_of
 
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -107,6 +108,18 @@ def test_errors_are_one_line(open_page):
     page.get_by_role("button", name="Sample", exact=True).click()
     assert "\n" not in status_of(page, "sample", "NaN or infinite") and fits(page)
     assert page.locator(".toast-wrap .error").count() == 0
+
+
+def test_a_button_pressed_while_the_page_still_loads_computes(open_page, monkeypatch):
+    ask, asked = Sessions.ask, []
+    monkeypatch.setattr(Sessions, "ask", lambda self, *who: (asked.append(who), ask(self, *who)))
+    page, held = open_page(390), []
+    page.route("**/queue/join*", lambda route: route.continue_() if "clicked" in held else held.append(route))
+    page.reload()
+    page.wait_for_function("window.hditMask !== undefined")
+    held.append("clicked")
+    page.get_by_role("button", name="Sample", exact=True).click()
+    assert shown_images(page, "#sample-images") and [visitor is None for visitor, _ in asked] == [False]
 
 
 @pytest.mark.slow
