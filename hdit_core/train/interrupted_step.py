@@ -52,6 +52,7 @@ class InterruptedStep:
         world, failures = self._context.world, self._context.failures
         if world.size == 1:
             return
+        stop.gives_up_steps = False
         failures.on_stop, stop.announce = stop.request, failures.announce_stop
         stop.patience_s = lambda: PATIENCE_S + 2 * step_s()
         if world.is_main and not self._is_sharded and world.device.type == "cpu":

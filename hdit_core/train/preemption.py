@@ -24,6 +24,7 @@ SQUEUE_TIMEOUT_S = 10.0
 Handler = Callable[[int, FrameType | None], None]
 POLL_S = 1.0
 FIRST_LINE_S = 3.0  # from a request to the first message about the cause of a wait; the next ones after twice the time
+STEP_S = 2.0  # after which a step that one rank computes is given up between two micro-batches
 AGAIN_S = 0.5  # a second SIGINT after this time is another Ctrl-C: launchers forward the first one
 END_S = 2.0  # from a second Ctrl-C to the end of the process
 INTERRUPTED = 130
@@ -93,6 +94,7 @@ class StopRequest:
         patience_s: returns the maximum duration of a wait after a request, in seconds.
         announce: called in a thread, once, with the reason of a request.
         abandon: called in a thread, every second, if the patience ends during an activity that can be abandoned.
+        gives_up_steps: whether a step may end between two micro-batches, since no other rank computes it too.
     """
 
     def __init__(self, stop_file: Path, deadline: Deadline) -> None:
@@ -100,6 +102,7 @@ class StopRequest:
         self.patience_s: Callable[[], float] = lambda: 0.0
         self.announce: Callable[[str], object] = lambda reason: None
         self.abandon: Callable[[], object] = lambda: None
+        self.gives_up_steps = True
         self._stop_file = stop_file
         self._deadline = deadline
         self._requested_at_s = 0.0
@@ -124,11 +127,13 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let a request interrupt the body, which waits for data, once the patience ends.
+        """Let a request interrupt the body, which waits for the data of a micro-batch, once the patience ends.
 
         Raises:
-            WaitInterrupted: in the body, when a request comes.
+            WaitInterrupted: in the body, when a request comes; or before it, if the step goes on too long after one.
         """
+        if self.gives_up_steps and self.reason is not None and self._waited_s() >= STEP_S:
+            raise WaitInterrupted
         self._is_waiting = True
         try:
             yield
@@ -162,8 +167,12 @@ class StopRequest:
             self._is_waiting = False
             raise WaitInterrupted
 
+    def _waited_s(self) -> float:
+        """Return how long ago the request came."""
+        return time.monotonic() - self._requested_at_s
+
     def _is_overdue(self) -> bool:
-        return time.monotonic() - self._requested_at_s >= self.patience_s()
+        return self._waited_s() >= self.patience_s()
 
     def _watch(self, pipe: int) -> None:
         """Look for requests while the main thread waits or computes; runs in a thread until the pipe is closed."""
@@ -186,8 +195,7 @@ class StopRequest:
         if not self._is_announced:
             self._is_announced = True
             self.announce(str(self.reason))
-        waited_s = time.monotonic() - self._requested_at_s
-        if waited_s >= self._next_line_s:
+        if (waited_s := self._waited_s()) >= self._next_line_s:
             self._next_line_s *= 2
             logger.info(
                 "stopping (%s): waiting for %s, for %.0f s so far; a second Ctrl-C ends the run without saving",

@@ -100,7 +100,8 @@ class Trainer:
                 self._scores = open_scores(self._context, self._learner, self._state)
             self._score(stop)
             self._stop_if_asked(stop)
-            self._train(batches, stop)
+            with stop.during("the run to stop"):
+                self._train(batches, stop)
             self._save()
             self._saver.finish()
         self._status.write("done")

@@ -227,6 +227,29 @@ def test_a_run_whose_storage_fails_for_long_saves_the_last_complete_step(tmp_pat
     assert status["state"] == "preempted" and status["step"] == 3 and "cannot be read" in status["reason"]
 
 
+def slow_micro_batches_after_step_1():
+    """Let each micro-batch of step 2 take half a second."""
+    sigmas = Learner.sigmas
+
+    def slow(learner, step, batch):
+        time.sleep(0.5 * (step.number == 1))
+        return sigmas(learner, step, batch)
+
+    Learner.sigmas = slow
+
+
+@pytest.mark.slow
+def test_a_step_of_many_micro_batches_is_given_up_after_seconds(tmp_path, started):
+    run = tmp_path / "run"
+    process = started({"train.batch_size": 40, "train.micro_batch_size": 1}, prepare=slow_micro_batches_after_step_1)
+    wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)
+    os.kill(process.pid, signal.SIGTERM)
+    assert seconds_to_end(process) < 15  # 3 on an idle machine; the step takes 20
+    assert process.exitcode == 75, said(tmp_path)
+    assert "stopped by SIGTERM after step 1" in said(tmp_path) and "everything is saved" in said(tmp_path)
+    assert newest_checkpoint(run)[0].state.step == 1 and read_status(run)["state"] == "preempted"
+
+
 def hang_in_c_after_step_3():
     """Let the main thread wait for a lock outside of Python, as it waits for other ranks."""
     train_step = Learner.train_step
