@@ -85,18 +85,17 @@ def remote_address(path: Path | str) -> str | None:
     return f"{scheme}://{rest.rstrip('/')}"
 
 
-def local_model(path: Path | str) -> Path:
-    """Return the local path of a model: an address is fetched into the cache first, RUN@STEP is a checkpoint folder.
+def fetch_model(address: str) -> Path:
+    """Return the copy of a model in the cache, fetched first if necessary.
+
+    Args:
+        address: as `remote_address` returns it.
 
     Raises:
         UsageError: the package for this kind of address is missing.
         CheckpointError: there is no model at the address, or it cannot be fetched.
     """
-    address = remote_address(path)
-    if address is not None:
-        return _fetched(address, cache_folder() / "models")
-    step = None if Path(path).exists() else re.fullmatch(r"(.+)@([0-9]{1,9})", str(path))
-    return Path(step[1], "checkpoints", f"step-{int(step[2]):09d}") if step else Path(path)
+    return _fetched(address, cache_folder() / "models")
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name
 from hdit_core.checkpoint.kdiffusion.config_to_recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
-from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, checkpoint_step, recipe_file
+from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, checkpoint_step, local_model, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype, precision_of
@@ -25,7 +25,6 @@ from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe, read_recipe
 from hdit_core.recipe.run import Recipe
-from hdit_core.remote_models import local_model
 
 logger = logging.getLogger("hdit")
 

@@ -14,7 +14,10 @@ RUN/incidents/step-000001234.json       reports of non-finite losses and loss sp
 import re
 from pathlib import Path
 
+from hdit_core.remote_models import fetch_model, remote_address
+
 CHECKPOINT_NAME = re.compile(r"step-(\d{9})")
+RUN_AT_STEP = re.compile(r"(.+)@([0-9]{1,9})")
 
 
 def recipe_file(run: Path) -> Path:
@@ -72,3 +75,22 @@ def checkpoint_folders(run: Path) -> list[Path]:
     folder = run / "checkpoints"
     names = [path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(names, key=lambda path: path.name, reverse=True)
+
+
+def run_and_step(path: Path | str) -> tuple[Path, int | None]:
+    """Split RUN@STEP; the step is None if the path has none, or exists as it is."""
+    match = None if Path(path).exists() else RUN_AT_STEP.fullmatch(str(path))
+    return (Path(match[1]), int(match[2])) if match else (Path(path), None)
+
+
+def local_model(path: Path | str) -> Path:
+    """Return the local path of a model: an address is fetched into the cache first, RUN@STEP is a checkpoint folder.
+
+    Raises:
+        UsageError: the package for this kind of address is missing.
+        CheckpointError: there is no model at the address, or it cannot be fetched.
+    """
+    if (address := remote_address(path)) is not None:
+        return fetch_model(address)
+    run, step = run_and_step(path)
+    return run if step is None else checkpoint_folder(run, step)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hdit_core.checkpoint.denoiser import Weights, check_weights, load_denoiser
+from hdit_core.checkpoint.layout import local_model
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.files import read_text, write_atomic
@@ -25,7 +26,6 @@ from hdit_core.recipe.read import check_recipe, override_key
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
 from hdit_core.recipe.write import tables_toml
-from hdit_core.remote_models import local_model
 
 NAME = "sample.toml"
 LARGEST_BYTES = 100_000

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 
 from hdit_core.checkpoint.ema.snapshots import parse_ema_std
-from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, ema_folder, recipe_file
+from hdit_core.checkpoint.layout import checkpoint_folders, checkpoint_step, ema_folder, local_model, recipe_file
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.generate.export.training_record import class_names
 from hdit_core.generate.settings import open_denoiser
 from hdit_core.recipe.run import Recipe
-from hdit_core.remote_models import local_model
 
 MOST_OPEN = 2  # models in memory at once: those of a comparison
 EMA_FILE = re.compile(r"(?:ema|post-hoc)-(0\.[0-9]{3})\.safetensors")

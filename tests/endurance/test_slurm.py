@@ -106,6 +106,19 @@ def test_both_launchers_and_one_process_log_the_same_losses(slurm, digits, tmp_p
     assert losses[0] == pytest.approx(losses[2], rel=1e-5)
 
 
+def test_a_job_that_a_step_of_another_job_submits_trains_on_one_rank(slurm, digits, tmp_path):
+    run, script, number = tmp_path / "run", tmp_path / "job.sh", tmp_path / "number"
+    train = f"{sys.executable} -m hdit_cli train {digits} --out {run}"
+    script.write_text(f"#!/bin/sh\nexport OMP_NUM_THREADS=1\nenv | grep ^SLURM_STEP\n{train}\n")
+    submitting = f'if [ "$SLURM_PROCID" = 1 ]; then sbatch --parsable {script} > {number}; fi'
+    subprocess.run(["srun", "-n2", "sh", "-c", submitting], env=slurm, cwd=tmp_path, check=True, timeout=120)
+    wait_until(lambda: job(slurm, number.read_text().strip())["JobState"] == "COMPLETED", 180, tmp_path)
+
+    assert "SLURM_STEP_NUM_TASKS=2" in printed(tmp_path), "the step's variables reach the job"
+    assert read_status(run)["state"] == "done"
+    assert json.loads((max((run / "checkpoints").iterdir()) / "state.json").read_text())["world_size"] == 1
+
+
 def listening_of(words: str) -> dict[str, set[str]]:
     """Return the hexadecimal addresses that every Python listens on whose command has these words, by its number."""
     listening = {}

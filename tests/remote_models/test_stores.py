@@ -10,6 +10,7 @@ import torch
 
 from hdit_core import remote_models
 from hdit_core.checkpoint.denoiser import load_denoiser
+from hdit_core.checkpoint.layout import local_model
 from hdit_core.errors import CheckpointError
 from tests.gs_server import gs_files
 
@@ -47,12 +48,12 @@ def test_a_file_that_was_replaced_on_its_server_is_fetched_again(exported, serve
         served.write_bytes(served.read_bytes()[:-1] + bytes([modified_s % 256]))  # as large as before
         os.utime(served, (modified_s, modified_s))
         remote_models._fetched.cache_clear()
-        assert remote_models.local_model(address).read_bytes() == served.read_bytes()
+        assert local_model(address).read_bytes() == served.read_bytes()
     monkeypatch.setattr(remote_models, "VERSION_KEYS", ())
     for last in (b"-", b"+"):
         served.write_bytes(served.read_bytes()[:-1] + last)
         remote_models._fetched.cache_clear()
-        assert remote_models.local_model(address).read_bytes()[-1:] == last
+        assert local_model(address).read_bytes()[-1:] == last
 
 
 def test_a_transfer_ends_when_it_is_longer_than_announced(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hdit_core.checkpoint.layout import checkpoint_folders
+from hdit_core.checkpoint.layout import checkpoint_folders, local_model
 from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
@@ -13,7 +13,6 @@ from hdit_core.checkpoint.state import State
 from hdit_core.errors import CheckpointError
 from hdit_core.generate.export.class_names import exported_classes, trained_classes
 from hdit_core.recipe.run import Recipe
-from hdit_core.remote_models import local_model
 
 LAST_RECORDS = 10  # of the log, over which the final loss is averaged
 

@@ -5,7 +5,6 @@ equals a resumed run, bit for bit.
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import get_args
 
 import torch
 
-from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, checkpoint_step
+from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, checkpoint_step, run_and_step
 from hdit_core.checkpoint.lineage import Fork, Part, read_lineage
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import State, StepHistory
@@ -46,9 +45,8 @@ def parse_source(text: str, reset: Sequence[str] = ()) -> ForkSource:
     for name in reset:
         if name not in parts:
             raise UsageError(f"--reset {name}: expected {', '.join(parts)}")
-    match = re.fullmatch(r"(.+)@([0-9]{1,9})", text)
-    run, step = (match[1], int(match[2])) if match and not Path(text).exists() else (text, None)
-    return ForkSource(Path(run).expanduser(), step, tuple(part for part in parts if part in reset))
+    run, step = run_and_step(Path(text).expanduser())
+    return ForkSource(run, step, tuple(part for part in parts if part in reset))
 
 
 def open_parent(source: ForkSource) -> Checkpoint:
