@@ -172,4 +172,5 @@ def _report(session: ModelSession, record: Mapping[str, Any], out: Path, json: b
         note(f"image grid: {grid_file(out)}")
     if unusable := record["unusable"]:
         name, reason = next(iter(unusable.items()))
-        raise DataError(f"could not restore {counted(len(unusable), 'input')}; the first: {name}: {reason}")
+        where = "stdin" if record["inputs"]["path"] == STDIN else record["inputs"]["path"]
+        raise DataError(f"{where}: could not restore {counted(len(unusable), 'input')}; the first: {name}: {reason}")

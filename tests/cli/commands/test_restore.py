@@ -81,7 +81,7 @@ def test_a_tar_contains_the_same_files_as_a_folder(place, capsysbinary, monkeypa
 def test_a_tar_lacks_inputs_that_cannot_be_restored_and_they_are_reported(place, capsys):
     (place / "in" / "empty.png").write_bytes(b"")
     assert main(["restore", "in", "--ckpt", "sr", "--out", "x.tar", *CPU]) == 3
-    assert "could not restore 1 input; the first: empty.png" in capsys.readouterr().err
+    assert "in: could not restore 1 input; the first: empty.png" in capsys.readouterr().err
     with tarfile.open("x.tar") as archive:
         assert archive.getnames() == ["a.png", "deep/b.png"]
 
@@ -150,7 +150,7 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
     code = main(["restore", "-", "--ckpt", "sr", "--out", "deep/out", *CPU])
     out, err = capsys.readouterr()
-    assert code == 3 and "could not restore 1 input; the first: " in err, (out, err)
+    assert code == 3 and "stdin: could not restore 1 input; the first: " in err, (out, err)
     assert sorted(path.name for path in (place / "deep").rglob("*.png")) == ["fine.png", "out-grid.png"]
     assert not (place / "a.png").exists() and not (place / "deep" / "a.png").exists()
 
