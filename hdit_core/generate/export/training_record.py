@@ -1,9 +1,7 @@
 """The training record of a network for its model card, from the run's files; any of them may be missing or damaged."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hdit_core.checkpoint.layout import checkpoint_folders, local_model
 from hdit_core.checkpoint.lineage import Fork, read_lineage
@@ -47,9 +45,9 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
     state, run = _state_and_run(folder)
     if state is None or run is None:
         return TrainingRecord(classes=exported_classes(folder, recipe))
-    log = [line for line in _readable(read_log, run) if line["step"] <= state.step]
+    log = [line for line in read_log(run) if line["step"] <= state.step]
     losses = [line["loss"] for line in log if type(line.get("loss")) in (int, float)][-LAST_RECORDS:]
-    scored = [line for line in _readable(read_scores, run) if line["step"] <= state.step]
+    scored = [line for line in read_scores(run) if line["step"] <= state.step]
     scores = {name: value for line in scored for name, value in line.items() if type(value) is float}
     loss = sum(losses) / len(losses) if losses else None
     return TrainingRecord(state, loss, scores, trained_classes(recipe, state), read_lineage(run))
@@ -74,10 +72,3 @@ def _state_and_run(source: Path) -> tuple[State | None, Path | None]:
         checkpoint, _ = newest_checkpoint(source)
         return (checkpoint.state if checkpoint else None), source
     return None, None
-
-
-def _readable(read: Callable[[Path], list[dict[str, Any]]], run: Path) -> list[dict[str, Any]]:
-    try:
-        return read(run)
-    except OSError:
-        return []

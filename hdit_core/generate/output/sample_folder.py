@@ -188,9 +188,10 @@ class SampleFolder:
 
     def holds(self, index: int) -> bool:
         """Return whether an image's file exists; a symbolic link does not count."""
+        path = self.path(index)
         try:
-            status = self.path(index).lstat()
-        except OSError:
+            status = retry_transient(path, path.lstat)
+        except FileNotFoundError:
             return False
         most_bytes = largest_content(self.shape, self.format.pixels.itemsize)
         return stat.S_ISREG(status.st_mode) and status.st_size <= most_bytes

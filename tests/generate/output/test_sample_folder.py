@@ -1,6 +1,10 @@
 """A folder of samples is resumed, checked, never mixed, and records its settings."""
 
+import errno
 import json
+import os
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +61,22 @@ def test_missing_truncated_and_foreign_images_are_regenerated_and_the_others_kep
     Image.new("RGB", (8, 8)).save(samples.path(3))
     samples.path(4).write_bytes(b"GIF89a")
     assert begun(tmp_path).missing(range(7)) == [1, 2, 3, 4, 6]
+
+
+@pytest.mark.parametrize(("number", "found"), [(errno.EIO, True), (errno.EACCES, None)])
+def test_an_image_whose_state_is_unknown_is_not_taken_for_a_missing_one(tmp_path, monkeypatch, number, found):
+    samples, lstat = begun(tmp_path), Path.lstat
+    samples.write(batch([0]))
+    problems = [OSError(number, os.strerror(number))]
+
+    def failing_once(path):
+        if problems:
+            raise problems.pop()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", failing_once)
+    with nullcontext() if found else pytest.raises(PermissionError):
+        assert samples.holds(0) is found
 
 
 def test_a_second_job_of_the_same_settings_adds_its_images_to_the_record(tmp_path):
