@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hdit_core.checkpoint.layout import status_file
-from hdit_core.data.format.retry_reads import is_storage_error, retry_transient
+from hdit_core.data.format.retry_reads import retry_transient
 from hdit_core.errors import StoppedEarly
 from hdit_core.files import read_json, write_atomic
 
@@ -31,13 +31,11 @@ def read_status(run: Path) -> dict[str, Any]:
     """Return the last status; empty if there is none, or it is damaged.
 
     Raises:
-        StorageUnavailable, OSError: the storage failed, or it may not be read, so that the status is unknown.
+        StorageUnavailable, OSError: it cannot be read, so that the status is unknown.
     """
     try:
         return retry_transient(status_file(run), lambda: _read(run))
-    except (OSError, ValueError) as problem:
-        if is_storage_error(problem) or isinstance(problem, PermissionError):
-            raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return {}
 
 
