@@ -158,13 +158,13 @@ def test_a_run_saves_before_its_time_limit_is_requeued_and_stops_on_request(slur
     assert read_status(run)["state"] == "preempted"
     first = saved_step(run)
     assert first > 0
-    assert "once more" in printed(tmp_path)
+    assert f"requeued; progress: from step 0 to {first}" in printed(tmp_path)
 
     wait_until(lambda: read_status(run)["state"] == "running", 300, tmp_path)
     time.sleep(5)
     (run / "STOP").touch()
     wait_until(lambda: job(slurm, number)["JobState"] not in ("RUNNING", "COMPLETING"), 60, tmp_path)
 
-    assert "a person stopped the run" in printed(tmp_path)
+    assert "the run was stopped by the file" in printed(tmp_path)
     assert job(slurm, number)["Restarts"] == "1"
     assert saved_step(run) > first
