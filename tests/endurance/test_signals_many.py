@@ -103,7 +103,7 @@ def test_all_ranks_save_at_the_same_step_whichever_gets_the_signal(trained, tmp_
 
 
 def answer(process, receive, how):
-    """Return the step at which a rank ended; None if it gave up a step that the other does not end on a busy machine."""
+    """Return the step at which a rank ended; None if it gave up a step that the other does not end if busy."""
     assert receive.poll(PATIENCE_S), f"{how}: a rank does not end"
     try:
         fine, value = pickle.loads(receive.recv_bytes())
