@@ -103,7 +103,7 @@ BROKEN_NAMES = """() => [...document.querySelectorAll("td:first-child code")].fi
     (name) => name.getClientRects().length > 1).map((name) => name.innerText)"""
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 390])
 def test_pages_fit_the_window_and_names_in_tables_are_in_one_line(width, site, browser):
     page = browser.new_page(viewport={"width": width, "height": 800})
     found = []

@@ -140,6 +140,7 @@ def test_an_animation_has_at_most_sixty_frames_of_at_most_a_megapixel(denoiser, 
     assert 10 <= animated.num_frames <= 60
 
 
+@pytest.mark.slow
 def test_two_ranks_under_torchrun_write_the_folder_of_one_process(tmp_path, trained):
     train(trained({"train.num_images": 8}), tmp_path / "run")
     options = {"ckpt": tmp_path / "run", "count": 5, "steps": 2, "batch-size": 2}

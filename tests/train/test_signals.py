@@ -56,7 +56,7 @@ def be_hdit(arguments, said, prepare=None):
     sys.exit(main(arguments))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_ends_with_75(tmp_path, trained, number):
     run, said = tmp_path / "run", tmp_path / "said"
     (tmp_path / "long.toml").write_text(recipe_toml(trained({"data.workers": 2, "train.num_images": 10**9})))

@@ -73,11 +73,6 @@ class Page:
             else:
                 yield status("stopped"), *[gr.skip()] * (len(outputs) - 1), gr.Button(interactive=False)
 
-        def end(request: gr.Request) -> Sequence[Any]:
-            self.sessions.stop(request.session_hash, id(stop))
-            self.sessions.wait(request.session_hash, id(stop))  # so that nothing of it follows the line "stopped"
-            return status("stopped"), gr.Button(interactive=False)
-
         def ask(request: gr.Request) -> str | None:
             self.sessions.ask(request.session_hash, id(stop))
             return request.session_hash
@@ -87,7 +82,18 @@ class Page:
         asked = button.click(ask, None, self.visitor, concurrency_limit=None, **HIDDEN)
         event = asked.then(run, given, [*outputs, stop], concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
         event.then(None, None, stop, js=set_interactive(False))
-        stop.click(end, None, [outputs[0], stop], **HIDDEN).then(None, None, None, cancels=[event])
+        self._let_stop(stop, outputs[0], event)
+
+    def _let_stop(self, stop: Component, line: Component, event: Any) -> None:
+        """Let a button stop the computation that an event runs."""
+        import gradio as gr
+
+        def end(request: gr.Request) -> Sequence[Any]:
+            self.sessions.stop(request.session_hash, id(stop))
+            self.sessions.wait(request.session_hash, id(stop))  # so that nothing of it follows the line "stopped"
+            return status("stopped"), gr.Button(interactive=False)
+
+        stop.click(end, None, [line, stop], **HIDDEN).then(None, None, None, cancels=[event])
 
     def _computed(self, shown: Iterator[Sequence[Any]], visitor: str | None, owner: int) -> Iterator[Sequence[Any]]:
         """Yield what a computation shows, with its Stop button, while it can be stopped."""

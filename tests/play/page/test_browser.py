@@ -77,6 +77,7 @@ def test_stop_ends_a_long_computation_and_the_next_one_runs(open_page):
     page.locator("#stop:disabled").wait_for()
 
 
+@pytest.mark.slow
 def test_a_second_window_says_that_it_waits_and_stops_waiting(open_page):
     first, second = open_page(1280), open_page(1280)
     first.get_by_label("Steps").fill("1000")

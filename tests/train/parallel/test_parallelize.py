@@ -158,6 +158,7 @@ def test_compilation_activation_checkpointing_and_micro_batches_work_with_either
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sharded_ema_gives_the_same_samples_as_a_whole_one(runs, shared, tmp_path):
     source, _ = runs("one", shared("one"))
     alone = draw_and_learn(shared("one", num_images=200), source, tmp_path / "alone")
