@@ -10,7 +10,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NOT_RUN = {
     r"^(PIP_CONSTRAINT=\S+ )?pip install |^npm |^python3 -m venv|\.venv/bin/activate": "installs packages",
-    r"^make |^sh benchmarks/matrix\.sh|^TESTS=": "runs the tests or the demo, which CI does",
+    r"^make |^(PYTHON=\S+ )?sh benchmarks/matrix\.sh|^TESTS=": "runs the tests or the demo, which CI does",
     r"torchrun |^srun |^sbatch |^apptainer |^docker ": "needs several ranks, a cluster or containers",
     r"--device cuda": "needs a GPU",
     r"^python benchmarks/": "takes minutes, or needs other packages; tests/benchmarks has some",
