@@ -184,7 +184,7 @@ def save_when_told(folder):
     async_checkpoint.save_checkpoint = wait_and_save
 
 
-@pytest.mark.parametrize("what", ["disk", "checkpoint thread"])
+@pytest.mark.parametrize("what", [pytest.param("disk", marks=pytest.mark.slow), "checkpoint thread"])
 def test_a_run_that_waits_for_its_checkpoint_reports_it_within_seconds(tmp_path, started, what):
     run = tmp_path / "run"
     prepare = flush_slowly if what == "disk" else partial(save_when_told, tmp_path)

@@ -135,7 +135,7 @@ def test_a_stuck_worker_ends_with_the_iterator(monkeypatch):
     assert all_gone([pid], within_s=120)
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("number", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_to_every_process_leaves_workers_of_a_fork_server_alive(tmp_path, number):
     (tmp_path / "script.py").write_text(SIGNALED)
     command = [sys.executable, str(tmp_path / "script.py"), number]

@@ -134,7 +134,10 @@ def test_on_as_many_ranks_an_interrupted_sharded_run_is_bit_identical_to_an_unin
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-@pytest.mark.parametrize("layouts", [("fsdp-2", "one", "hsdp-2x2"), ("one", "fsdp-2", "ddp-2")])
+@pytest.mark.parametrize(
+    "layouts",
+    [pytest.param(("fsdp-2", "one", "hsdp-2x2"), marks=pytest.mark.slow), ("one", "fsdp-2", "ddp-2")],
+)
 def test_any_number_of_ranks_resumes_any_checkpoint(layouts, runs, shared, tmp_path):
     alone, [(inputs, _)] = runs("one", shared("one"))
     seen = {}
