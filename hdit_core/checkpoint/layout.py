@@ -1,4 +1,4 @@
-"""The run directory, and the order of its checkpoints.
+"""The run directory, the order of its checkpoints, and the local path of a model.
 
 RUN/recipe.toml                         the recipe, with all defaults written out
 RUN/status.json                         running, preempted, done or failed; step and images

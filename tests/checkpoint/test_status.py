@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 
@@ -26,12 +27,13 @@ def test_a_missing_or_damaged_status_is_read_as_empty(tmp_path, content):
     assert read_status(tmp_path) == {}
 
 
-def test_a_status_that_may_not_be_read_is_an_error_and_not_unknown(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG])
+def test_a_status_that_cannot_be_read_is_an_error_and_not_unknown(tmp_path, monkeypatch, number):
     def refuse(path, largest_bytes):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(status, "read_json", refuse)
-    with pytest.raises(PermissionError, match=r"status\.json"):
+    with pytest.raises(OSError, match=r"status\.json"):
         read_status(tmp_path)
 
 

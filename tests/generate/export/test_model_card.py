@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from hdit_core.checkpoint.layout import scores_file
+from hdit_core.checkpoint.layout import log_file, scores_file
 from hdit_core.checkpoint.lineage import Fork
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
@@ -16,6 +16,7 @@ from hdit_core.generate.export.markdown import as_text
 from hdit_core.generate.export.model_card import CardFacts, card
 from hdit_core.generate.export.training_record import TrainingRecord, training_record
 from hdit_core.jsonl import append
+from hdit_core.train.run import train
 
 HOSTILE = (
     "../../etc/passwd",
@@ -42,6 +43,16 @@ def test_a_hostile_class_name_is_plain_text_in_the_card(tiny_recipe, name):
     assert not re.search(r"[<>\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", row)
     assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]`*_(]", cells[2])
     assert text.count("\n---\n") == 1 and text.startswith("---\nlicense: other\n")
+
+
+def test_a_log_that_cannot_be_read_is_not_taken_for_an_empty_one(trained, tmp_path):
+    recipe = trained({"train.num_images": 8})
+    train(recipe, tmp_path)
+    assert training_record(tmp_path, recipe).loss is not None
+    log_file(tmp_path).unlink()
+    log_file(tmp_path).mkdir()
+    with pytest.raises(OSError, match=r"log\.jsonl"):
+        training_record(tmp_path, recipe)
 
 
 def test_the_card_names_the_package_that_reads_the_model(tiny_recipe):
