@@ -24,7 +24,7 @@ def append(path: Path, record: Record) -> None:
 
 def read(path: Path) -> list[Record]:
     """Return the records of a file, oldest first; empty if the file does not exist."""
-    return [record for _, record in _lines(path)]
+    return [record for _, record in _lines(_content(path) or b"")]
 
 
 def cut_back(path: Path, keep: Callable[[Record], bool]) -> list[Record]:
@@ -32,15 +32,24 @@ def cut_back(path: Path, keep: Callable[[Record], bool]) -> list[Record]:
 
     The bytes of the lines that stay do not change.
     """
-    kept = [(line, record) for line, record in _lines(path) if keep(record)]
-    if path.exists():
-        write_atomic(path, b"".join(line + b"\n" for line, _ in kept))
+    content = _content(path)
+    if content is None:
+        return []
+    kept = [(line, record) for line, record in _lines(content) if keep(record)]
+    write_atomic(path, b"".join(line + b"\n" for line, _ in kept))
     return [record for _, record in kept]
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
-    with naming(path):
-        content = path.read_bytes() if path.exists() else b""
+def _content(path: Path) -> bytes | None:
+    """Return the bytes of a file, None if it does not exist."""
+    try:
+        with naming(path):
+            return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, Record]]:
     for line in content.split(b"\n"):
         try:
             record = json.loads(line)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hdit_cli.console import align, emit, note, progress
-from hdit_cli.options.condition_images import STDIN, DegradationOptions, InputsArgument, RestoredOption, TilingOptions
+from hdit_cli.options.condition_images import DegradationOptions, InputsArgument, RestoredOption, TilingOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, RestoreSamplingOptions
 from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeightsOption, JsonOption, SampleSetOption
@@ -16,7 +16,7 @@ from hdit_cli.output import STDOUT, check_out, is_stream, kept_in
 from hdit_cli.session import ModelSession, open_session
 from hdit_cli.stopping import stopping_early
 from hdit_core.errors import DataError, UsageError, counted
-from hdit_core.files import check_output
+from hdit_core.files import STDIN, STDIN_NAME, check_output
 
 if TYPE_CHECKING:
     from hdit_core.data.image.arrays.pixel_format import PixelFormat
@@ -172,5 +172,5 @@ def _report(session: ModelSession, record: Mapping[str, Any], out: Path, json: b
         note(f"image grid: {grid_file(out)}")
     if unusable := record["unusable"]:
         name, reason = next(iter(unusable.items()))
-        where = "stdin" if record["inputs"]["path"] == STDIN else record["inputs"]["path"]
+        where = STDIN_NAME if record["inputs"]["path"] == STDIN else record["inputs"]["path"]
         raise DataError(f"{where}: could not restore {counted(len(unusable), 'input')}; the first: {name}: {reason}")

@@ -8,6 +8,7 @@ import typer
 
 from hdit_cli.options.shared import INPUT, OUTPUT, image_size
 from hdit_core.errors import UsageError
+from hdit_core.files import STDIN
 
 if TYPE_CHECKING:
     from hdit_core.generate.condition.sources import Conditions
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from hdit_core.recipe.model import ModelRecipe
     from hdit_core.recipe.run import Recipe
 
-STDIN = "-"
 
 ConditionOption = Annotated[
     str | None,

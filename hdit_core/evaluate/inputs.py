@@ -8,7 +8,7 @@ import torch
 
 from hdit_core.checkpoint.denoiser import load_denoiser, setup_notes
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.data.image_sets.open_images import STDIN, open_images
+from hdit_core.data.image_sets.open_images import open_images
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
@@ -20,6 +20,7 @@ from hdit_core.evaluate.generated import check_classes, generated_images
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import holds_statistics, load_statistics
+from hdit_core.files import STDIN
 from hdit_core.generate.output.sample_record import extractor_of_run, recorded_extractor, sampling_record
 from hdit_core.generate.settings import DEFAULT_WEIGHTS, open_denoiser, read_defaults, sample_settings, with_sample
 from hdit_core.recipe.run import Recipe

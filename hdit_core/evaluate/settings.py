@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.extractors.extractor import Mode
 from hdit_core.evaluate.generated import Labels
-from hdit_core.files import check_output
+from hdit_core.files import STDIN, check_output
 from hdit_core.recipe.base_table import PositiveInt, Seed
 
 

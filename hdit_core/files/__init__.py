@@ -26,12 +26,16 @@ from hdit_core.files.digests import (
     digest,
 )
 from hdit_core.files.paths import (
+    STDIN,
+    STDIN_NAME,
     cache_folder,
     check_output,
 )
 
 __all__ = [
     "CHUNK_BYTES",
+    "STDIN",
+    "STDIN_NAME",
     "TEMPORARY",
     "Digest",
     "DigestingWriter",

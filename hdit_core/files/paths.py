@@ -6,6 +6,8 @@ from pathlib import Path
 
 from hdit_core.errors import UsageError
 
+STDIN, STDIN_NAME = "-", "stdin"  # on a command line, and in messages
+
 
 def cache_folder() -> Path:
     """Return where hdit keeps what it downloads or compiles: `hdit` under `$XDG_CACHE_HOME` or `~/.cache`.

@@ -22,12 +22,12 @@ from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source, fetch
 from hdit_core.errors import DataError, UsageError, counted
+from hdit_core.files import STDIN, STDIN_NAME
 from hdit_core.randomness import stream
 
 LOSSY_SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|mpo)$", re.IGNORECASE)
 FILE_KINDS = ("folder", "zip", "tar")  # may also contain other files; a file with an image's name has to be one
 
-STDIN = "-"
 SUBSET_PURPOSE = "score-subset"  # name of the random numbers that select n images
 
 Choose = Callable[[int], list[int]]
@@ -127,7 +127,7 @@ def _of_stream(n: int | None, depth: Depth) -> ImageSet:
         def is_wanted(name: str) -> bool:
             return depth.is_image(name) and not is_hidden(name)
 
-        for name, content in read_tar(stdin_bytes(), is_wanted, "stdin"):
+        for name, content in read_tar(stdin_bytes(), is_wanted, STDIN_NAME):
             yield partial(_decode, content, depth, f"stdin: {name}")
 
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)

@@ -12,7 +12,7 @@ from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image.decode import is_image_file
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.files.directory import FolderSource
-from hdit_core.data.sources.files.path_list import LIST_ENDINGS, STDIN, PathListSource, open_list, open_stdin
+from hdit_core.data.sources.files.path_list import LIST_ENDINGS, PathListSource, open_list, open_stdin
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarSource, damaged
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.parquet import MAGIC, PARQUET_ENDING, ParquetSource
@@ -21,7 +21,7 @@ from hdit_core.data.sources.shard_samples import is_note, is_sharded
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
 from hdit_core.data.sources.webdataset import SHARD_ENDINGS, ShardedSource
 from hdit_core.errors import DataError, UsageError, did_you_mean
-from hdit_core.files import naming
+from hdit_core.files import STDIN, naming
 
 _WILD = frozenset("*?[")
 _ARROW = (".arrow", (b"ARROW1", b"\xff\xff\xff\xff"))

@@ -17,13 +17,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.evaluate.metrics.confidence_intervals import DistanceInterval, Estimate
 from hdit_core.evaluate.report.result import Score
 from hdit_core.evaluate.report.sheets import sample_sheet
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.figures import STYLES, finish, inline_svg, render
-from hdit_core.files import write_atomic
+from hdit_core.files import STDIN, write_atomic
 from hdit_core.images import png_bytes
 from hdit_core.recipe.diff import flatten
 

@@ -28,9 +28,9 @@ from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source, fetch, without_ending
 from hdit_core.errors import DataError
+from hdit_core.files import STDIN_NAME
 from hdit_core.images import to_float
 
-STDIN = "-"
 OPAQUE = 128  # smallest alpha of a pixel that is kept
 PAINTED = 128  # smallest grey level of a mask that means "fill in"
 LONGEST_NAME_BYTES = 200  # of a part of a name: file systems take 255, and temporary names are longer
@@ -231,7 +231,7 @@ def stream_inputs() -> Iterator[InputImage]:
     Raises:
         DataError: it is not a complete tar.
     """
-    for index, (name, content) in enumerate(read_tar(stdin_bytes(), _is_wanted, "stdin")):
+    for index, (name, content) in enumerate(read_tar(stdin_bytes(), _is_wanted, STDIN_NAME)):
         yield InputImage(name, content, index)
 
 

@@ -15,9 +15,8 @@ from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.labels.text_encoding import decode_text, marked_encoding
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError, UsageError
-from hdit_core.files import naming
+from hdit_core.files import STDIN_NAME, naming
 
-STDIN, STDIN_NAME = "-", "stdin"
 LIST_ENDINGS = (".txt", ".lst", ".list")
 LONGEST_PATH_BYTES = 4096  # as in Linux
 LARGEST_LIST_BYTES = 1 << 30
