@@ -33,8 +33,7 @@ Mask = Bool[np.ndarray, "H W"]
 MOST_ROUNDS, MOST_FRAMES = 20, 64
 LONGEST_MASK = 1 << 24  # characters
 DATA_URL = "data:image/png;base64,"
-BRUSH = "brush"
-REGIONS = (BRUSH, "center", "left half", "right half", "upper half", "lower half")
+NOTHING_PAINTED = "nothing is painted: paint or fill the part of the image to regenerate"
 
 
 def uploaded_image(path: Path, denoiser: Denoiser) -> InputImage:
@@ -50,36 +49,15 @@ def uploaded_image(path: Path, denoiser: Denoiser) -> InputImage:
         raise DataError(str(problem).replace(str(path), path.name)) from None
 
 
-def region_mask(region: str, size: tuple[int, int]) -> Mask:
-    """Return the mask of a named region, True where the image is regenerated.
-
-    Raises:
-        UsageError: there is no such region.
-    """
-    height, width = size
-    mask = np.zeros(size, bool)
-    spans = {
-        "center": (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
-        "left half": (slice(None), slice(None, width // 2)),
-        "right half": (slice(None), slice(width // 2, None)),
-        "upper half": (slice(None, height // 2), slice(None)),
-        "lower half": (slice(height // 2, None), slice(None)),
-    }
-    if region not in spans:
-        raise UsageError(f"region {region}: expected one of {', '.join(REGIONS)}")
-    mask[spans[region]] = True
-    return mask
-
-
 def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
-    """Return the mask that was painted with the brush, a PNG that is white there, in the image's size.
+    """Return the mask that was painted, a PNG that is light and opaque there, in the image's size.
 
     Raises:
         UsageError: nothing is painted, or the data is no such PNG.
     """
     text = data_url or ""
     if not text.startswith(DATA_URL) or len(text) > LONGEST_MASK:
-        raise UsageError("nothing is painted: paint the part of the image to regenerate, or choose a region")
+        raise UsageError(NOTHING_PAINTED)
     try:
         content = base64.b64decode(text[len(DATA_URL) :], validate=True)
         image = decode_image(content, 1, (0, 0, 0)).image
@@ -87,7 +65,7 @@ def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
         raise UsageError("the painted mask is no PNG image; clear it and paint again") from None
     mask = np.asarray(crop_and_resize(image, *size, resize="area")) >= PAINTED
     if not mask.any():
-        raise UsageError("nothing is painted: paint the part of the image to regenerate, or choose a region")
+        raise UsageError(NOTHING_PAINTED)
     return mask
 
 

@@ -44,7 +44,7 @@ def assert_equal_to(images, folder):
 def painted(mask):
     """Return a mask as the browser sends it: light where it is painted, transparent elsewhere."""
     rgba = np.zeros((*mask.shape, 4), np.uint8)
-    rgba[mask] = (255, 213, 74, 255)
+    rgba[mask] = (255, 79, 216, 255)
     content = io.BytesIO()
     Image.fromarray(rgba).save(content, "PNG")
     return edits.DATA_URL + base64.b64encode(content.getvalue()).decode()
@@ -80,16 +80,6 @@ def test_an_interpolation_equals_that_of_hdit_edit_interpolate(asked, run, tmp_p
     command = ["edit", "interpolate", "1", "5", "--ckpt", str(run), "--frames", "4", "--seed", "3", "--steps", "3"]
     assert main([*command, "--out", str(tmp_path / "f")]) == 0
     assert_equal_to(images, tmp_path / "f")
-
-
-def test_named_regions_need_no_pointer():
-    masks = {region: edits.region_mask(region, (6, 8)) for region in edits.REGIONS if region != edits.BRUSH}
-    assert {region: int(mask.sum()) for region, mask in masks.items()} == {
-        "center": 16, "left half": 24, "right half": 24, "upper half": 24, "lower half": 24,
-    }  # fmt: skip
-    assert not (masks["left half"] & masks["right half"]).any() and masks["upper half"][0].all()
-    with pytest.raises(UsageError, match="region all: expected one of brush, center"):
-        edits.region_mask("all", (6, 8))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hdit_core.errors import UsageError
 from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
 from hdit_core.play.live_sampling import Frame, MakeJob
-from hdit_core.play.page.markup import brush_canvas, one_picture, pictures, status
+from hdit_core.play.page.markup import brush_canvas, fill_buttons, one_picture, pictures, status
 from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line, show_at_once, stop_button
 from hdit_core.play.request import SampleForm, read_form, whole_number
 
@@ -42,17 +42,11 @@ class EditTab:
             with gr.Column(min_width=260):
                 strength = gr.Slider(0, 1, 0.6, step=0.05, label="Strength", info="0 keeps the image, 1 ignores it")
                 vary = gr.Button("Vary", variant="primary", elem_id="vary")
-                region = gr.Dropdown(list(edits.REGIONS), value=edits.BRUSH, label="Region to inpaint")
+                gr.HTML(fill_buttons(), elem_id="fill")
                 gr.Slider(
-                    1,
-                    50,
-                    15,
-                    step=1,
-                    label="Brush size",
-                    info="% of the image; hold Shift to erase",
-                    interactive=True,
-                    elem_id="brush-size",
+                    1, 50, 15, step=1, label="Brush size", info="% of the image", interactive=True, elem_id="brush-size"
                 )
+                gr.Checkbox(label="Erase", info="also with Shift held", interactive=True, elem_id="erase")
                 rounds = gr.Number(
                     4, label="Rounds", info=f"1 to {edits.MOST_ROUNDS}; more blend better and take longer"
                 )
@@ -64,7 +58,7 @@ class EditTab:
         mask = gr.Textbox(visible="hidden")
         outputs = [gr.HTML(elem_id="edit-status"), gr.HTML(elem_id="edit-images")]
         self.page.on_click(vary, stop, self.vary, {"image": self.image, "strength": strength}, outputs)
-        fields = {"image": self.image, "region": region, "rounds": rounds, "mask": mask}
+        fields = {"image": self.image, "rounds": rounds, "mask": mask}
         self.page.on_click(inpaint, stop, self.inpaint, fields, outputs, READ_MASK)
 
     def _build_source(self, canvas: Component) -> None:
@@ -134,10 +128,8 @@ class EditTab:
         """Yield status line and inpainted images."""
 
         def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
-            image, region = chosen_image(values), str(values["region"])
-            size = image.shape[1:]
-            is_painted = region == edits.BRUSH
-            mask = edits.painted_mask(values["mask"], size) if is_painted else edits.region_mask(region, size)
+            image = chosen_image(values)
+            mask = edits.painted_mask(values["mask"], image.shape[1:])
             return edits.inpaint(denoiser, form, image, mask, values["rounds"])
 
         yield from self._edited(edit, values, visitor)

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +16,14 @@ from hdit_core.play.live_sampling import Frame
 PREVIEW_PX = 320  # side of the unfinished images of large networks
 PIXELATED_PX = 160  # side up to which enlarged images show their pixels
 SMALL_PX, LARGE_PX = 128, 384  # sides of such images, among others and alone
+REGIONS = {
+    "center": (0.25, 0.25, 0.75, 0.75),
+    "left half": (0, 0, 0.5, 1),
+    "right half": (0.5, 0, 1, 1),
+    "upper half": (0, 0, 1, 0.5),
+    "lower half": (0, 0.5, 1, 1),
+}
+"""Regions that can be added to the mask: left, upper, right and lower edge as fractions of the image."""
 
 
 def png_url(content: bytes) -> str:
@@ -38,8 +47,7 @@ def command_line(words: Iterable[str]) -> str:
 def pictures(frame: Frame) -> str:
     """Return the images of a frame with their captions; finished ones are links that save them."""
     figures = [
-        _figure(image, caption, index, frame.is_last)
-        for image, caption, index in zip(frame.images, frame.captions, frame.indices, strict=False)
+        _figure(image, caption, frame.is_last) for image, caption in zip(frame.images, frame.captions, strict=False)
     ]
     hint = '<p class="hint">Click an image to save it.</p>' if frame.is_last else ""
     return f'<div class="pictures{_kind(frame.images, SMALL_PX)}>{"".join(figures)}</div>{hint}'
@@ -53,11 +61,12 @@ def _kind(images: Sequence[UInt8[np.ndarray, "H W C"]], side_px: int) -> str:
     return f' small" style="--width: {images[0].shape[1] * max(1, side_px // side)}px"'
 
 
-def _figure(image_u8: UInt8[np.ndarray, "H W C"], caption: str, index: int, finished: bool) -> str:
+def _figure(image_u8: UInt8[np.ndarray, "H W C"], caption: str, finished: bool) -> str:
     url, text = png_url(png_bytes(image_u8) if finished else _preview(image_u8)), html.escape(caption)
     picture = f'<img src="{url}" alt="{text}">'
     if finished:
-        picture = f'<a href="{url}" download="{index:08d}.png" title="save {text}">{picture}</a>'
+        name = re.sub(r"\W+", "-", caption).strip("-")  # "image-2-class-7"
+        picture = f'<a href="{url}" download="{name}.png" title="save {text}">{picture}</a>'
     return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
 
 
@@ -89,6 +98,13 @@ def brush_canvas(image_u8: UInt8[np.ndarray, "H W C"]) -> str:
         'aria-label="Mask. Paint with the pointer; or move with the arrow keys, paint with Space, erase with X.">'
         "</canvas></div>"
     )
+
+
+def fill_buttons() -> str:
+    """Return buttons with which page.js adds a region to the mask."""
+    boxes = {name: ",".join(map(str, box)) for name, box in REGIONS.items()}
+    buttons = " ".join(f'<button data-fill="{box}">{name}</button>' for name, box in boxes.items())
+    return f'<p class="fill">Add to the mask: {buttons}</p>'
 
 
 def charts(pngs: Iterable[bytes]) -> str:

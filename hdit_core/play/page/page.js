@@ -17,14 +17,24 @@
     const percent = Number(field && field.value) || 10;
     return Math.max(0.5, Math.round((Math.max(canvas.width, canvas.height) * percent) / 200));
   };
-  const paint = (canvas, x, y, erase) => {
-    const context = canvas.getContext("2d"), r = radius(canvas);
-    const [left, top, side] = [Math.round(x - r), Math.round(y - r), Math.max(1, Math.round(2 * r))];
-    context.fillStyle = "#ffd54a"; // light on any image; the server reads lightness and opacity
-    if (erase) context.clearRect(left, top, side, side);
-    else context.fillRect(left, top, side, side);
+  const fill = (canvas, box, erase) => {
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#ff4fd8"; // seen on white and on skin; light, since the server reads lightness and opacity
+    if (erase) context.clearRect(...box);
+    else context.fillRect(...box);
     canvas.dataset.painted = "yes";
   };
+  const paint = (canvas, x, y, erase) => {
+    const r = radius(canvas), side = Math.max(1, Math.round(2 * r));
+    fill(canvas, [Math.round(x - r), Math.round(y - r), side, side], erase);
+  };
+  const isErasing = () => document.querySelector("#erase input").checked;
+  document.addEventListener("click", ({target}) => {
+    const canvas = target.dataset?.fill && document.querySelector(".brush canvas");
+    if (!canvas) return;
+    const edges = target.dataset.fill.split(",").map((part, axis) => Math.round(part * (axis % 2 ? canvas.height : canvas.width)));
+    fill(canvas, [edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]], isErasing());
+  });
   const position = (canvas, event) => {
     const box = canvas.getBoundingClientRect();
     return [
@@ -48,7 +58,7 @@
     canvas.focus({preventScroll: true});
     canvas.setPointerCapture(event.pointerId);
     const at = position(canvas, event);
-    drawing = {canvas, at, erase: event.button === 2 || event.shiftKey};
+    drawing = {canvas, at, erase: event.button === 2 || event.shiftKey || isErasing()};
     stroke(canvas, at, at, drawing.erase);
   });
   document.addEventListener("pointermove", (event) => {
@@ -83,7 +93,7 @@
       const length = Math.max(1, radius(canvas));
       canvas.dataset.x = Math.min(canvas.width, Math.max(0, x + length * move[0]));
       canvas.dataset.y = Math.min(canvas.height, Math.max(0, y + length * move[1]));
-    } else if (event.key === " ") paint(canvas, x, y, false);
+    } else if (event.key === " ") paint(canvas, x, y, isErasing());
     else if (event.key === "x" || event.key === "X") paint(canvas, x, y, true);
     else return;
     event.preventDefault();

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from hdit_core.play.edits import painted_mask
+from hdit_core.play.page.markup import REGIONS
 from tests.play.page.browser_page import fits, press_tab_until, shown_images, status_of
 
 
@@ -87,6 +89,27 @@ def test_the_painted_stroke_is_inpainted(open_page):
     page.locator("#inpaint").click()
     differs = (shown_images(page, "#edit-images")[0] != original).any(-1)
     assert differs[8, 2:9].all() and not differs[:4].any() and not differs[:, 14:].any()
+
+
+def test_regions_are_added_exactly_and_erased(open_page):
+    page = open_page(390)
+    page.get_by_role("button", name="Sample", exact=True).click()
+    shown_images(page, "#sample-images")
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#use-sample").click()
+    page.locator(".brush canvas").wait_for()
+    for region, (left, upper, right, lower) in REGIONS.items():
+        page.locator("#clear").click()
+        page.wait_for_function("document.querySelector('.brush canvas').dataset.painted === undefined")
+        page.locator("#fill").get_by_role("button", name=region).click()
+        expected = np.zeros((16, 24), bool)
+        expected[int(16 * upper) : int(16 * lower), int(24 * left) : int(24 * right)] = True
+        assert np.array_equal(painted_mask(page.evaluate("window.hditMask()"), (16, 24)), expected), region
+    page.locator("#erase input").check()
+    page.locator("#fill").get_by_role("button", name="right half").click()
+    assert painted_pixels(page) == 8 * 12
+    paint_stroke(page)
+    assert painted_pixels(page) < 8 * 12 and fits(page)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def test_finished_images_link_to_their_exact_pixels():
     url = text.partition('href="')[2].partition('"')[0]
     saved = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
     assert np.array_equal(np.asarray(saved), np.full((8, 8, 3), 10))
-    assert 'download="00000000.png"' in text and 'alt="image 1, class 8"' in text and "small" in text
+    assert 'download="image-1-class-8.png"' in text and 'alt="image 1, class 8"' in text and "small" in text
 
 
 def test_small_images_are_enlarged_by_a_whole_factor():

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from hdit_cli.main import main
+from hdit_core.images import png_bytes
 from hdit_core.play.live_sampling import Frame
 from hdit_core.play.page.compare_tab import CompareTab
 from hdit_core.play.page.edit_tab import EditTab, show_frame
+from hdit_core.play.page.markup import png_url
 from hdit_core.play.page.run_tab import RunTab
 from hdit_core.play.page.sample_tab import SampleTab, show_moment
 from hdit_core.play.page.settings_panel import class_choices
@@ -46,7 +48,7 @@ def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, val
     }
     *_, (line, images, command, frame, _) = unbuilt(SampleTab, page=page).sample(asked, "me")
     assert text_of(line) == ("3 of 3 images", False)
-    assert images.count("<a href=") == 3 and 'download="00000002.png"' in images
+    assert images.count("<a href=") == 3 and 'download="image-2-class2.png"' in images
     words = shlex.split(text_of(command)[0].partition(": ")[2].removesuffix(" Copy"))
     assert words[:4] == ["hdit", "sample", "--ckpt", str(run)]
     assert "1.23456789" in words and "0.123456789:80" in words, "all digits"
@@ -121,9 +123,10 @@ def test_a_sample_is_varied_and_inpainted(page, values):
     assert text_of(line)[0] == "image 2, class2" and '<canvas width="24" height="16"' in canvas
     *_, (line, images) = tab.vary(values | {"image": image, "strength": 0.0}, "me")
     assert text_of(line)[0] == "3 of 3 images"
-    *_, (line, images) = tab.inpaint(values | {"image": image, "region": "center", "rounds": 1, "mask": ""}, "me")
+    painted = png_url(png_bytes(np.full((16, 24, 1), 255, np.uint8)))
+    *_, (line, images) = tab.inpaint(values | {"image": image, "rounds": 1, "mask": painted}, "me")
     assert images.count("<a href=") == 3
-    *_, (line, _) = tab.inpaint(values | {"image": image, "region": "brush", "rounds": 1, "mask": ""}, "me")
+    *_, (line, _) = tab.inpaint(values | {"image": image, "rounds": 1, "mask": ""}, "me")
     assert text_of(line)[0].startswith("nothing is painted") and text_of(line)[1]
 
 
