@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from ablation_report import mean_loss, report
 from pydantic import BaseModel, Field
+from techniques import TECHNIQUES, Technique
 
 from hdit_core import jsonl
 from hdit_core.api import PreparedDataset, load_denoiser, read_recipe
@@ -59,6 +60,7 @@ class Row(BaseModel, extra="forbid"):
     train_data: str | None = None
     held_out: str | None = None
     baseline: str | None = None
+    technique: Technique = "none"
 
 
 class JobList(BaseModel, extra="forbid"):
@@ -100,6 +102,7 @@ class Job:
         recipe: with all overrides.
         held_out: data set of unseen images.
         baseline: name of the row that this one is compared with.
+        technique: tried in this row; see `techniques.py`.
         key: digest of everything that determines the result; keys of the recipe that have their defaults are left
             out, so that it survives new keys.
     """
@@ -109,6 +112,7 @@ class Job:
     recipe: Recipe
     held_out: str
     baseline: str
+    technique: Technique
     key: str
 
 
@@ -129,9 +133,10 @@ def _job(listed: JobList, row: Row, seed: int) -> Job:
     recipe = read_recipe(row.recipe, overrides | row.set | {"train.seed": seed, "data.path": data})
     held_out = row.held_out or listed.held_out
     scoring = [held_out, listed.num_samples, listed.num_held_out, listed.sigmas, listed.extractor]
-    text = json.dumps([recipe.model_dump(mode="json", exclude_defaults=True), scoring], sort_keys=True)
+    tried = [] if row.technique == "none" else [row.technique]
+    text = json.dumps([recipe.model_dump(mode="json", exclude_defaults=True), scoring, *tried], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Job(row.name, seed, recipe, held_out, row.baseline or listed.baseline, key)
+    return Job(row.name, seed, recipe, held_out, row.baseline or listed.baseline, row.technique, key)
 
 
 def finished(jobs: list[Job], out: Path) -> list[dict[str, Any]]:
@@ -252,7 +257,8 @@ def run(options: argparse.Namespace) -> None:
         waiting = [job for job in jobs if job.key not in done][: options.at_most]
         for number, job in enumerate(waiting, 1):
             print(f"{number} of {len(waiting)}: {job.row}, seed {job.seed}", file=sys.stderr, flush=True)
-            result = run_job(job, listed, options.out)
+            with TECHNIQUES[job.technique]():
+                result = run_job(job, listed, options.out)
             jsonl.append(options.out / RESULTS, result)
             score_line = f"{result['metric']} {result['value']:.2f}, " if "value" in result else ""
             print(f"  {score_line}held-out loss {mean_loss(result):.4f}", file=sys.stderr, flush=True)

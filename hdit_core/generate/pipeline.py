@@ -200,7 +200,8 @@ class SamplingPipeline:
     def brownian_noise(self, indices: Sequence[int], seed: int | None = None) -> BrownianNoise:
         """Return the noise source of each image along the schedule, by default of the pipeline's seed."""
         seed = self.seed if seed is None else seed
-        return BrownianNoise(seed, indices, self.shape, self.sigmas, device=self.device)
+        sigma_data = self.denoiser.sigma_data if self.settings.colored_noise else None
+        return BrownianNoise(seed, indices, self.shape, self.sigmas, sigma_data=sigma_data, device=self.device)
 
     def inputs(self, indices: list[int]) -> ConditionInputs:
         """Return the conditions of some images, checked, on the device.
