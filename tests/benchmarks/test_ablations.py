@@ -17,6 +17,7 @@ from PIL import Image
 
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
+from hdit_core.model.hourglass import HourglassTransformer
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +178,21 @@ def test_the_report_has_a_line_for_each_row_and_a_plot(finished, job_list, tmp_p
     assert "fd-efficientnet-lite0-24" in done.stdout and "(hourglass)" in done.stdout
     with Image.open(tmp_path / "plot.png") as plot:
         assert plot.size == (1800, 760)
+
+
+def test_techniques_change_what_is_learned_and_end_with_their_row(job_list, tmp_path):
+    head, _, _ = job_list.read_text().replace("num_samples = 24", "num_samples = 0").partition("[[row]]")
+    tried = ["none", "registers", "routing"]
+    rows = [f'[[row]]\nname = "{name}"\nrecipe = "mnist32"\ntechnique = "{name}"\n' for name in tried]
+    for old, new in (("[0, 1]", "[0]"), ('"hourglass"', '"none"'), ("depth = 1", "depth = 3")):
+        head = head.replace(old, new)
+    (tmp_path / "techniques.toml").write_text(head + "\n".join(rows))
+    before = dict(vars(HourglassTransformer))
+    done = run("run", tmp_path / "techniques.toml", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert dict(vars(HourglassTransformer)) == before
+    losses = {each["row"]: each["held_out"]["0.2"] for each in results(tmp_path)}
+    assert list(losses) == tried and len(set(losses.values())) == 3
 
 
 def test_a_row_with_unknown_overrides_is_refused(job_list, tmp_path):
