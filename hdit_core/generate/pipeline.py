@@ -17,6 +17,7 @@ from hdit_core.diffusion.guidance import Guide, check_guide, guided
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.diffusion.prior import seen_condition, start_of_flow
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
+from hdit_core.diffusion.samplers.colored_noise import NoiseColor
 from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, SamplerStep
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
@@ -200,8 +201,8 @@ class SamplingPipeline:
     def brownian_noise(self, indices: Sequence[int], seed: int | None = None) -> BrownianNoise:
         """Return the noise source of each image along the schedule, by default of the pipeline's seed."""
         seed = self.seed if seed is None else seed
-        sigma_data = self.denoiser.sigma_data if self.settings.colored_noise else None
-        return BrownianNoise(seed, indices, self.shape, self.sigmas, sigma_data=sigma_data, device=self.device)
+        color = NoiseColor(self.settings.noise_color, self.denoiser.sigma_data)
+        return BrownianNoise(seed, indices, self.shape, self.sigmas, color=color, device=self.device)
 
     def inputs(self, indices: list[int]) -> ConditionInputs:
         """Return the conditions of some images, checked, on the device.

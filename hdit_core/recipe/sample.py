@@ -75,8 +75,10 @@ class SampleRecipe(Table):
     sigma_min: PositiveFloat = Field(1e-2, description="lowest noise level of the schedule")
     sigma_max: PositiveFloat = Field(160.0, description="highest noise level of the schedule, where sampling starts")
     eta: NonNegativeFloat = Field(1.0, description="amount of noise that stochastic samplers add; 0: deterministic")
-    colored_noise: bool = Field(
-        False, description="stochastic samplers add more noise to frequencies that are still undecided at its level"
+    noise_color: NonNegativeFloat = Field(
+        0.0,
+        description="how much of the noise of stochastic samplers moves to frequencies that are still undecided at its "
+        "level; 0: white noise",
     )
     solver: Literal["heun", "midpoint"] = Field("midpoint", description="dpmpp_2m_sde: type of its second-order term")
     churn: ChurnRecipe | None = Field(None, description="noise added before each step of euler, heun or dpm_2")
@@ -118,8 +120,11 @@ class SampleRecipe(Table):
                 "churn.amount",
                 f"{self.churn.amount} has no effect with '{self.sampler}', only with {', '.join(CHURNED)}",
             )
-        if self.colored_noise and self.noise_key is None:
-            yield "colored_noise", f"has no effect: '{self.sampler}' with eta = {self.eta:g} adds no noise"
+        if self.noise_color and self.noise_key is None:
+            yield (
+                "noise_color",
+                f"{self.noise_color:g} has no effect: '{self.sampler}' with eta = {self.eta:g} adds no noise",
+            )
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
             low, high = self.guidance_interval
             yield "guidance_interval", f"it ends at {high}, which is not above its start at {low}"

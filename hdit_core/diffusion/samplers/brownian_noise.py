@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from hdit_core.devices import copy_to
-from hdit_core.diffusion.samplers.colored_noise import colored
+from hdit_core.diffusion.samplers.colored_noise import WHITE, NoiseColor
 from hdit_core.randomness import normal
 
 PURPOSE = "brownian"
@@ -97,7 +97,7 @@ class BrownianNoise:
         shape: Sequence[int],
         sigmas: Float64[Tensor, "levels"],
         *,
-        sigma_data: float | None = None,
+        color: NoiseColor = WHITE,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
@@ -107,12 +107,12 @@ class BrownianNoise:
             indices: the image index of each row of the batch.
             shape: of one image, [C, H, W].
             sigmas: the schedule: its ends bound the motion's time, its shortest step sets the resolution.
-            sigma_data: of the images, for colored noise; None: white noise.
+            color: of the noise.
             device, dtype: of the noise; it is drawn in float32 on the CPU, identically for every device.
         """
         levels = [float(sigma) for sigma in sigmas if sigma > 0]
         self.seed, self.indices, self.shape = seed, [int(index) for index in indices], tuple(shape)
-        self.sigma_data, self.device, self.dtype = sigma_data, device, dtype
+        self.color, self.device, self.dtype = color, device, dtype
         self.tree = BrownianTree(levels[-1], levels[0], depth_for(levels))
         self._images: dict[int, Float32[Tensor, "B C H W"]] = {}
 
@@ -125,9 +125,7 @@ class BrownianNoise:
         total = torch.zeros((len(self.indices), *self.shape))
         for cell, weight in weights.items():
             total += weight * self._images[cell]
-        if self.sigma_data is not None:
-            total = colored(total, sigma, self.sigma_data)
-        return copy_to(torch.device(self.device), total, self.dtype)
+        return copy_to(torch.device(self.device), self.color.of(total, sigma), self.dtype)
 
     def _draw(self, cells: Sequence[int]) -> dict[int, Float32[Tensor, "B C H W"]]:
         """Return the normal images of new cells, drawn in parallel threads: numpy releases the GIL."""

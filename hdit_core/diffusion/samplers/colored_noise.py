@@ -1,11 +1,12 @@
-"""Colored noise for stochastic samplers: more of it where an image is still undecided (Davidson et al. 2026).
+"""Colored noise for stochastic samplers: more of it where an image is still undecided (after Davidson et al. 2026).
 
 Sampling decides low frequencies first. White noise disturbs them again at each later step. Here the noise of a step has
-the same variance, spread over the frequencies in proportion to the share of their power that noise of level sigma
-hides: sigma^2 / (S + sigma^2), one minus the gain of a Wiener filter. S is the power spectrum of images, taken to fall
-with the square of the frequency as in photographs (Field 1987), with a mean of sigma_data^2.
+the same variance, spread over the frequencies by the share of their power that noise of level sigma hides:
+sigma^2 / (S + sigma^2), one minus the gain of a Wiener filter. S is the power spectrum of images, taken to fall with
+the square of the frequency as in photographs (Field 1987), with a mean of sigma_data^2.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -27,15 +28,32 @@ def image_spectrum(height: int, width: int, sigma_data: float) -> Float64[Tensor
     return spectrum * (sigma_data**2 / spectrum.mean())
 
 
-def colored(noise: Float32[Tensor, "B C H W"], sigma: float, sigma_data: float) -> Float32[Tensor, "B C H W"]:
-    """Return white noise with the color of a noise level; its variance stays 1.
+@dataclass(frozen=True)
+class NoiseColor:
+    """The color of a sampler's noise.
 
-    Args:
-        noise: standard normal, on the CPU, where the result does not depend on the batch.
-        sigma: noise level at the start of the step, positive.
+    Attributes:
+        exponent: of the hidden share; 0: white noise.
         sigma_data: standard deviation of the images' pixels in [-1, 1].
     """
-    height, width = noise.shape[-2:]
-    hidden = sigma**2 / (image_spectrum(height, width, sigma_data) + sigma**2)
-    gains = (hidden / hidden.mean()).sqrt()[:, : width // 2 + 1].to(noise.dtype)
-    return torch.fft.irfft2(torch.fft.rfft2(noise) * gains, s=(height, width))
+
+    exponent: float
+    sigma_data: float
+
+    def of(self, noise: Float32[Tensor, "B C H W"], sigma: float) -> Float32[Tensor, "B C H W"]:
+        """Return white noise with the color of a noise level; its variance stays 1.
+
+        Args:
+            noise: standard normal, on the CPU, where the result does not depend on the batch.
+            sigma: noise level at the start of the step, positive.
+        """
+        if not self.exponent:
+            return noise
+        height, width = noise.shape[-2:]
+        log_hidden = -(image_spectrum(height, width, self.sigma_data) / sigma**2).log1p()
+        power = (self.exponent * (log_hidden - log_hidden.max())).exp()  # relative to the largest, so that one is 1
+        gains = (power / power.mean()).sqrt()[:, : width // 2 + 1].to(noise.dtype)
+        return torch.fft.irfft2(torch.fft.rfft2(noise) * gains, s=(height, width))
+
+
+WHITE = NoiseColor(0.0, 1.0)
