@@ -1,5 +1,6 @@
 """Curves of one or more runs over images, as a table and as a figure: loss, gradient norm, speed, scores."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdit_core.checkpoint.log import read_log, read_scores
-from hdit_core.figures import HEIGHT_INCHES, STYLES, finish, plain, render
+from hdit_core.figures import HEIGHT_INCHES, STYLES, WIDTH_INCHES, finish, plain, render
 from hdit_core.runs.summary import COUNTS
 
 if TYPE_CHECKING:
@@ -108,19 +109,21 @@ def run_plot(runs: Sequence[Path]) -> bytes:
 
 
 def curves_plot(panels: Iterable[Sequence[Curve]], title: str = "") -> bytes:
-    """Plot panels of curves over images, one below the other, as a PNG; panels without points are left out."""
+    """Plot panels of curves over images in two columns, as a PNG; panels without points are left out."""
     plotted = [list(panel) for panel in panels if any(curve.num_images for curve in panel)]
+    columns = min(2, max(1, len(plotted)))
+    rows = max(1, math.ceil(len(plotted) / columns))
 
     def draw(figure: "Figure") -> None:
         figure.suptitle(plain(title))
         for index, panel in enumerate(plotted, 1):
-            axes = figure.add_subplot(len(plotted), 1, index)
+            axes = figure.add_subplot(rows, columns, index)
             several = len({curve.run for curve in panel}) > 1
             for curve, style in zip(panel, _styles(len(panel)), strict=True):
                 _draw(axes, curve, style, several)
             _label_axes(axes, panel)
 
-    return render(draw, "png", height_inches=HEIGHT_INCHES * max(1, len(plotted)))
+    return render(draw, "png", WIDTH_INCHES * columns, HEIGHT_INCHES * rows)
 
 
 def _styles(count: int) -> list[dict[str, Any]]:
