@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo       train on 5,000 handwritten digits, sample and evaluate (at most 15 minutes on 2 CPU cores)"
-	@echo "make demo-color the same in color: 3,391 emoji at 64x64 (a predicted 1.5 hours on 2 CPU cores; needs npm, or EMOJI=FILE.tgz)"
+	@echo "make demo-color the same in color: 3,391 emoji at 64x64 (a predicted 65 minutes on 2 CPU cores; needs npm, or EMOJI=FILE.tgz)"
 	@echo "make test       run lint, type checks, import contracts and tests"
 	@echo "make test-all   run also the tests that are marked as slow, as CI does"
 	@echo "make lint       run lint, type checks and import contracts"

@@ -120,11 +120,6 @@ class SampleRecipe(Table):
                 "churn.amount",
                 f"{self.churn.amount} has no effect with '{self.sampler}', only with {', '.join(CHURNED)}",
             )
-        if self.noise_color and self.noise_key is None:
-            yield (
-                "noise_color",
-                f"{self.noise_color:g} has no effect: '{self.sampler}' with eta = {self.eta:g} adds no noise",
-            )
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
             low, high = self.guidance_interval
             yield "guidance_interval", f"it ends at {high}, which is not above its start at {low}"
