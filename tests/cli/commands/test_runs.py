@@ -9,7 +9,6 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -188,15 +187,18 @@ def test_curves_are_interpolated_between_their_points_and_not_extrapolated():
     assert side_by_side(curves[2:]) == []
 
 
-def test_scores_are_plotted_under_the_losses(tmp_path):
+def test_losses_and_scores_are_plotted_in_two_columns(tmp_path):
     lines = [{"step": n, "num_images": 10 * n, "fid": 50.0 / n} for n in (1, 2, 3)]
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"num_im')
     [curve] = score_curves(tmp_path)
     assert (curve.name, curve.num_images, curve.values) == ("fid", (10, 20, 30), (50.0, 25.0, 50.0 / 3))
-    alone = curves_plot([[Curve("a", "loss", (10, 30), (4.0, 2.0))]])
-    both = curves_plot([[Curve("a", "loss", (10, 30), (4.0, 2.0))], [curve], [Curve("a", "lr", (), ())]])
-    heights = [np.asarray(Image.open(io.BytesIO(png))).shape[0] for png in (alone, both)]
-    assert heights[1] == 2 * heights[0]
+    loss, empty = Curve("a", "loss", (10, 30), (4.0, 2.0)), Curve("a", "lr", (), ())
+    sizes = []
+    for panels in ([[loss]], [[loss], [curve], [empty]], [[loss], [curve], [loss]]):
+        with Image.open(io.BytesIO(curves_plot(panels))) as plot:
+            sizes.append(plot.size)
+    (width, height), *others = sizes
+    assert others == [(2 * width, height), (2 * width, 2 * height)]
 
 
 def test_runs_of_a_folder_are_listed_with_state_progress_and_loss(runs, capsys):
