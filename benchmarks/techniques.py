@@ -56,7 +56,7 @@ def registers() -> Iterator[None]:
             return run(self, level, layers, x, cond, rotation)
         _, height, width, _ = x.shape
         extra = repeat(self.registers.tokens, "r c -> b 1 r c", b=len(x))
-        tokens = torch.cat([_in_one_row(x), extra], dim=2)
+        tokens = torch.cat([rearrange(x, "b h w c -> b 1 (h w) c"), extra], dim=2)
         cos, sin = (rearrange(part, "h w n d -> 1 (h w) n d") for part in rotation)
         still = cos.new_ones(1, REGISTERS, *cos.shape[2:]), sin.new_zeros(1, REGISTERS, *sin.shape[2:])
         cos, sin = (torch.cat(pair, dim=1) for pair in zip((cos, sin), still, strict=True))
@@ -167,10 +167,6 @@ def efficientnet_lite2() -> Callable[[Tensor], list[Tensor]]:
         return [stage / (stage.norm(dim=1, keepdim=True) + 1e-8) for stage in stages]
 
     return features
-
-
-def _in_one_row(x: Tensor) -> Tensor:
-    return rearrange(x, "b h w c -> b 1 (h w) c")
 
 
 def _is_routed(x: Tensor, rotation: Rotation) -> bool:
