@@ -49,7 +49,10 @@ def opened(tmp_path, cache_bytes=10**9, address=ADDRESS):
 
 
 def same(reader, data_set, indices=range(23)):
-    local = ImageReader(data_set)
+    return reads_equal(reader, ImageReader(data_set), indices)
+
+
+def reads_equal(reader, local, indices=range(23)):
     return all(np.array_equal(reader.read(index)[0], local.read(index)[0]) for index in indices)
 
 
@@ -100,8 +103,9 @@ def test_an_evicted_shard_can_still_be_read_where_it_is_open(data_set, store, tm
 
 
 def test_threads_requesting_the_same_shard_all_get_it(data_set, store, tmp_path):
-    found, reader = [], opened(tmp_path)
-    threads = [threading.Thread(target=lambda: found.append(same(reader, data_set))) for _ in range(4)]
+    # opened here: NumPy parses the headers with ast, which can fail in several threads at once in Python 3.11
+    found, reader, local = [], opened(tmp_path), [ImageReader(data_set) for _ in range(4)]
+    threads = [threading.Thread(target=lambda one=one: found.append(reads_equal(reader, one))) for one in local]
     for thread in threads:
         thread.start()
     for thread in threads:
