@@ -7,6 +7,7 @@ RUN/reference-<name>.npz   statistics of the reference, computed once
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -69,7 +70,8 @@ def open_scores(context: RunContext, learner: Learner, start: State) -> "Periodi
     gather = FeatureGather(world, extractor.num_features)
     location = context.recipe.evaluate.reference or context.recipe.data.path
     path = context.folder / f"reference-{extractor.name}.npz"
-    reference = saved_reference(path, ScoreSettings(None, location), extractor, gather)
+    on_progress = partial(context.callbacks.on_evaluation, "reference image")
+    reference = saved_reference(path, ScoreSettings(None, location), extractor, gather, on_progress)
     return PeriodicEvaluation(context, learner, start, extractor, gather, reference, _conditions(context))
 
 
@@ -117,6 +119,7 @@ class PeriodicEvaluation:
         conditions: ConditionSource | None,
     ) -> None:
         self._learner, self._run, self._extractor = learner, context.folder, extractor
+        self._on_progress = partial(context.callbacks.on_evaluation, "evaluation sample")
         self._gather, self._reference, self._conditions = gather, reference, conditions
         self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
         self._lines = cut_back_scores(self._run, start.step) if gather.world.is_main else []
@@ -153,11 +156,12 @@ class PeriodicEvaluation:
         weights = f"step {state.step}"
         images = generated_images(denoiser, str(self._run), n, 0, weights=weights, conditions=self._conditions)
         if not is_sharded(learner.ema.network):
-            measured = measure(_stoppable(images, asked_to_stop), self._extractor, gather=self._gather)
+            images = _stoppable(images, asked_to_stop)
+            measured = measure(images, self._extractor, on_progress=self._on_progress, gather=self._gather)
             return measured.statistics if measured else None
         images = _stoppable(images, lambda: world.any(asked_to_stop()))
         if world.is_main:
-            measured = measure(images, self._extractor)
+            measured = measure(images, self._extractor, on_progress=self._on_progress)
             return measured.statistics if measured else None
         for _ in images.readers():
             pass

@@ -17,9 +17,11 @@ from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.progress_bar import ProgressBar
 from hdit_core.recipe.evaluate import EvaluateRecipe
 from hdit_core.train import evaluation as scoring
 from hdit_core.train.evaluation import is_due
+from hdit_core.train.monitor.callbacks import showing
 from hdit_core.train.run import train
 
 EVAL = {"train.eval_every_images": 16, "train.eval_num_images": 12, "train.num_images": 40, "sample.steps": 2}
@@ -73,6 +75,16 @@ def test_a_score_equals_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight
         assert line["kd-toy"] == result.kernel.value
     assert sum("score after" in line for line in notes) == 3
     assert not (plain / "scores.jsonl").exists()
+
+
+def test_the_progress_bar_shows_an_evaluation(trained, tmp_path):
+    bar, seen = ProgressBar("train", "images", None), []
+    bar.show = lambda: seen.append((bar.done, bar.remark))
+    train(trained(EVAL), tmp_path, callbacks=showing(bar))
+    assert seen[:5] == [(0, f"reference image {done} of 20") for done in (4, 8, 12, 16, 20)]
+    samples = [f"evaluation sample {done} of 12" for done in (4, 8, 12)]
+    for num_images in (16, 32, 40):
+        assert [remark for done, remark in seen if done == num_images][1:] == samples
 
 
 def test_the_best_checkpoint_is_marked_never_pruned_and_can_be_sampled_from(trained, tmp_path, monkeypatch):

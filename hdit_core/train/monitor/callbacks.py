@@ -31,19 +31,26 @@ class Callbacks:
     Attributes:
         on_progress: called after each line of the log.
         on_step: called after each step.
+        on_evaluation: called while images are evaluated, with what they are (`reference image` or `evaluation sample`),
+            the number done, and the total if it is known.
         trackers: names of experiment trackers, see `trackers.TRACKERS`.
     """
 
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_step: Callable[[Progress], None] = lambda progress: None
+    on_evaluation: Callable[[str, int, int | None], None] = lambda what, done, total: None
     trackers: tuple[str, ...] = ()
 
 
 def showing(bar: ProgressBar, trackers: tuple[str, ...] = ()) -> Callbacks:
-    """Return callbacks that show each step in a progress bar."""
+    """Return callbacks that show each step and each evaluation in a progress bar."""
 
     def show(now: Progress) -> None:
         remark = f"step {now.step:,}, loss {now.loss:.4f}"
         bar.update(now.num_images, now.total_images, remark, per_s=now.images_per_s)
 
-    return Callbacks(on_step=show, trackers=trackers)
+    def show_evaluation(what: str, done: int, total: int | None) -> None:
+        of = f" of {total:,}" if total is not None else ""
+        bar.update(bar.done, remark=f"{what} {done:,}{of}", per_s=bar.per_s)
+
+    return Callbacks(on_step=show, on_evaluation=show_evaluation, trackers=trackers)
