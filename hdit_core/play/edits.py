@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from hdit_core.generate.edit.interpolate import parse_endpoint
 from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.generate.pipeline import GenerateBatch, OnStep, SamplingPipeline
+from hdit_core.images import png_bytes, to_uint8
+from hdit_core.play.commands import Job, exact
 from hdit_core.play.live_sampling import MakeJob, pipeline_of
 from hdit_core.play.request import SampleForm, check_pixels, real_number, whole_number
 
@@ -33,6 +36,7 @@ Mask = Bool[np.ndarray, "H W"]
 MOST_ROUNDS, MOST_FRAMES = 20, 64
 LONGEST_MASK = 1 << 24  # characters
 DATA_URL = "data:image/png;base64,"
+IMAGE_NAME, MASK_NAME = "image.png", "mask.png"
 NOTHING_PAINTED = "nothing is painted: paint or fill the part of the image to regenerate"
 
 
@@ -69,18 +73,33 @@ def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def vary(denoiser: Denoiser, form: SampleForm, image: Image, strength: Any) -> MakeJob:
-    """Return the job of `hdit edit vary`.
+@dataclass(frozen=True)
+class Edit:
+    """An edit that a visitor asked for.
+
+    Attributes:
+        make_job: returns its job.
+        command: what `hdit edit` does.
+    """
+
+    make_job: MakeJob
+    command: Job
+
+
+def vary(denoiser: Denoiser, form: SampleForm, image: Image, strength: Any) -> Edit:
+    """Return the edit of `hdit edit vary`.
 
     Raises:
         UsageError: the strength is not in [0, 1].
     """
     strength = real_number(strength, "strength", 0.0, 1.0)
-    return _job(denoiser, form, lambda pipeline: img2img(pipeline, image[None], strength))
+    words, options = ["edit", "vary", IMAGE_NAME], ["--strength", exact(strength), "--count", str(form.count)]
+    command = Job(words, options, f"vary-seed-{form.seed}", {IMAGE_NAME: _png(image)})
+    return _edit(denoiser, form, lambda pipeline: img2img(pipeline, image[None], strength), command)
 
 
-def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, rounds: Any) -> MakeJob:
-    """Return the job of `hdit edit inpaint`.
+def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, rounds: Any) -> Edit:
+    """Return the edit of `hdit edit inpaint`.
 
     Raises:
         UsageError: the number of rounds is wrong.
@@ -91,21 +110,29 @@ def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, roun
         painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
         return inpaint_batches(pipeline, image[None], painted, rounds)
 
-    return _job(denoiser, form, batches_by)
+    words, options = ["edit", "inpaint", IMAGE_NAME, MASK_NAME], ["--rounds", str(rounds), "--count", str(form.count)]
+    files = {IMAGE_NAME: _png(image), MASK_NAME: png_bytes(np.where(mask, np.uint8(255), np.uint8(0))[..., None])}
+    return _edit(denoiser, form, batches_by, Job(words, options, f"inpaint-seed-{form.seed}", files))
 
 
-def _job(denoiser: Denoiser, form: SampleForm, batches_by: Callable[[SamplingPipeline], GenerateBatch]) -> MakeJob:
-    """Return the job that samples by a function of its pipeline."""
+def _png(image: Image) -> bytes:
+    return png_bytes(to_uint8(image[None])[0])
+
+
+def _edit(
+    denoiser: Denoiser, form: SampleForm, batches_by: Callable[[SamplingPipeline], GenerateBatch], command: Job
+) -> Edit:
+    """Return the edit that samples by a function of its pipeline."""
 
     def make_job(on_step: OnStep) -> SamplingJob:
         pipeline = pipeline_of(denoiser, form, on_step)
         return SamplingJob(pipeline, range(form.count), form.class_id, generate_batch=batches_by(pipeline))
 
-    return make_job
+    return Edit(make_job, command)
 
 
-def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, frames: Any) -> MakeJob:
-    """Return the job of `hdit edit interpolate` between two samples of the seed.
+def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, frames: Any) -> Edit:
+    """Return the edit of `hdit edit interpolate` between two samples of the seed.
 
     Raises:
         UsageError: a number is wrong.
@@ -121,4 +148,5 @@ def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, fram
         generate_batch = interpolate_batches(pipeline, a, b, frames)
         return SamplingJob(pipeline, range(frames), class_id, generate_batch=generate_batch, cycle_classes=False)
 
-    return make_job
+    words, options = ["edit", "interpolate", *map(str, numbers)], ["--frames", str(frames)]
+    return Edit(make_job, Job(words, options, f"interpolate-seed-{form.seed}"))

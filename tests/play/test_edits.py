@@ -1,6 +1,7 @@
-"""Edits of the page equal those of `hdit edit`."""
+"""Edits of the page equal those of the commands that it shows for them."""
 
 import base64
+import contextlib
 import io
 import threading
 
@@ -12,6 +13,7 @@ from hdit_cli.main import main
 from hdit_core.errors import DataError, UsageError
 from hdit_core.images import to_uint8
 from hdit_core.play import edits
+from hdit_core.play.commands import command
 from hdit_core.play.live_sampling import watch
 from hdit_core.play.request import read_form
 
@@ -31,8 +33,8 @@ def asked(models, values):
     return denoiser, read_form(values, denoiser.recipe)
 
 
-def last_images(job):
-    *_, last = watch(job, threading.Event())
+def last_images(make_job):
+    *_, last = watch(make_job, threading.Event())
     return last.images
 
 
@@ -50,11 +52,23 @@ def painted(mask):
     return edits.DATA_URL + base64.b64encode(content.getvalue()).decode()
 
 
+def folder_of_command(edit, asked, run, folder):
+    """Run the command that the page shows for an edit, and return the folder of its images."""
+    for name, content in edit.command.files.items():
+        (folder / name).write_bytes(content)
+    words = command(edit.command, str(run), None, asked[1], asked[0].recipe.sample)
+    with contextlib.chdir(folder):
+        assert main(words[1:]) == 0
+    return folder / "samples" / edit.command.folder
+
+
 def test_variations_equal_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
     image = edits.uploaded_image(picture, asked[0]).image
-    images = last_images(edits.vary(*asked, image, 0.7))
-    command = ["edit", "vary", "--init", str(picture), "--ckpt", str(run), "--strength", "0.7", "--count", "3"]
-    assert main([*command, "--seed", "3", "--steps", "3", "--out", str(tmp_path / "v")]) == 0
+    edit = edits.vary(*asked, image, 0.7)
+    images = last_images(edit.make_job)
+    assert_equal_to(images, folder_of_command(edit, asked, run, tmp_path))
+    words = ["edit", "vary", "--init", str(picture), "--ckpt", str(run), "--strength", "0.7", "--count", "3"]
+    assert main([*words, "--seed", "3", "--steps", "3", "--out", str(tmp_path / "v")]) == 0
     assert_equal_to(images, tmp_path / "v")
 
 
@@ -64,22 +78,15 @@ def test_inpainted_images_equal_those_of_hdit_edit_inpaint(picture, asked, run, 
     image = edits.uploaded_image(picture, asked[0]).image
     found = edits.painted_mask(painted(mask), (16, 24))
     assert np.array_equal(found, mask)
-    images = last_images(edits.inpaint(*asked, image, found, 2))
-    image_u8 = to_uint8(image[None])[0]
-    Image.fromarray(image_u8).save(tmp_path / "small.png")
-    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
-    command = ["edit", "inpaint", str(tmp_path / "small.png"), str(tmp_path / "mask.png"), "--ckpt", str(run)]
-    more = ["--rounds", "2", "--count", "3", "--seed", "3", "--steps", "3", "--out", str(tmp_path / "i")]
-    assert main([*command, *more]) == 0
-    assert_equal_to(images, tmp_path / "i")
+    edit = edits.inpaint(*asked, image, found, 2)
+    images, image_u8 = last_images(edit.make_job), to_uint8(image[None])[0]
+    assert_equal_to(images, folder_of_command(edit, asked, run, tmp_path))
     assert np.array_equal(images[0][~mask], image_u8[~mask]) and not np.array_equal(images[0][mask], image_u8[mask])
 
 
 def test_an_interpolation_equals_that_of_hdit_edit_interpolate(asked, run, tmp_path):
-    images = last_images(edits.interpolate(*asked, 1, 5, 4))
-    command = ["edit", "interpolate", "1", "5", "--ckpt", str(run), "--frames", "4", "--seed", "3", "--steps", "3"]
-    assert main([*command, "--out", str(tmp_path / "f")]) == 0
-    assert_equal_to(images, tmp_path / "f")
+    edit = edits.interpolate(*asked, 1, 5, 4)
+    assert_equal_to(last_images(edit.make_job), folder_of_command(edit, asked, run, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -127,4 +134,4 @@ def test_more_frames_than_a_page_can_hold_are_refused(asked, monkeypatch):
     monkeypatch.setattr("hdit_core.play.request.MOST_PIXELS", 4 * 16 * 24)
     with pytest.raises(UsageError, match="frames 5: expected at most 4 of 16x24 at once"):
         edits.interpolate(*asked, 0, 1, 5)
-    assert len(last_images(edits.interpolate(*asked, 0, 1, 4))) == 4
+    assert len(last_images(edits.interpolate(*asked, 0, 1, 4).make_job)) == 4

@@ -15,9 +15,9 @@ IMAGE = from_uint8(np.random.default_rng(0).integers(0, 256, (1, 16, 24, 3), np.
 MASK = np.ones((16, 24), bool)
 KINDS = {
     "sample": samples,
-    "vary": lambda denoiser, form: edits.vary(denoiser, form, IMAGE, 1.0),
-    "inpaint": lambda denoiser, form: edits.inpaint(denoiser, form, IMAGE, MASK, 3),
-    "interpolate": lambda denoiser, form: edits.interpolate(denoiser, form, 0, 1, 6),
+    "vary": lambda denoiser, form: edits.vary(denoiser, form, IMAGE, 1.0).make_job,
+    "inpaint": lambda denoiser, form: edits.inpaint(denoiser, form, IMAGE, MASK, 3).make_job,
+    "interpolate": lambda denoiser, form: edits.interpolate(denoiser, form, 0, 1, 6).make_job,
 }
 EVALUATIONS_OF_A_STEP = {"euler": 1, "heun": 2, "dpmpp_3m_sde": 1}
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hdit_core.play.commands import command, sample_job
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
-from hdit_core.play.page.markup import pictures, status
+from hdit_core.play.page.markup import command_line, pictures, status
 from hdit_core.play.page.settings_panel import weight_choices
 from hdit_core.play.page.tab_context import HIDDEN, Component, Page, stop_button
 from hdit_core.play.request import read_form
@@ -25,7 +26,7 @@ class CompareTab:
 
         self.page = page
         inputs: dict[str, Component] = {}
-        images = []
+        images, commands = [], []
         with gr.Row():
             button = gr.Button("Compare", variant="primary", scale=0, min_width=160, elem_id="compare")
             stop = stop_button(scale=0, min_width=100)
@@ -35,7 +36,8 @@ class CompareTab:
                 with gr.Column(min_width=140):  # side by side on a phone too
                     inputs |= self._build_choice(side)
                     images.append(gr.HTML(elem_id=f"{side}-images"))
-        page.on_click(button, stop, self.compare, inputs, [line, *images])
+                    commands.append(gr.HTML(elem_id=f"{side}-command"))
+        page.on_click(button, stop, self.compare, inputs, [line, *images, *commands])
         models = [inputs[f"{side} model"] for side in SIDES]
         tab.select(lambda: [gr.Dropdown(page.models.names())] * len(models), None, models, **HIDDEN)
 
@@ -65,25 +67,32 @@ class CompareTab:
         return gr.Dropdown(weight_choices(weights), value=kept)
 
     def compare(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        """Yield status line and the images of both sides."""
+        """Yield status line, the images of both sides, and their commands."""
         import gradio as gr
 
-        shown: list[Any] = [gr.skip(), gr.skip()]
+        shown: list[Any] = [gr.skip(), gr.skip(), "", ""]
+        commands: dict[str, list[str]] = {}
         yield status("waiting for the model"), *shown
         for place, side in enumerate(SIDES):
-            start = partial(self._start, side, values)
+            start = partial(self._start, side, values, commands)
             for frame in self.page.watched(start, visitor, str(values[f"{side} model"])):
                 if not isinstance(frame, Frame):
                     yield frame, *shown
                     return
                 shown[place] = pictures(frame)
                 yield status(f"{side}: {frame.text}"), *shown
+        shown[len(SIDES) :] = [command_line(commands[side]) for side in SIDES]
         names = "; ".join(f"{side}: {_described(side, values)}" for side in SIDES)
         yield status(f"{names}; the same seed and settings"), *shown
 
-    def _start(self, side: str, values: Mapping[str, Any]) -> MakeJob:
-        denoiser = self.page.models.open(str(values[f"{side} model"]), values[f"{side} weights"] or None)
-        return samples(denoiser, read_form(values, denoiser.recipe))
+    def _start(self, side: str, values: Mapping[str, Any], commands: dict[str, list[str]]) -> MakeJob:
+        """Return the job of a side, and note its command."""
+        model, weights = str(values[f"{side} model"]), values[f"{side} weights"] or None
+        denoiser = self.page.models.open(model, weights)
+        form = read_form(values, denoiser.recipe)
+        path = self.page.models.named(model).path
+        commands[side] = command(sample_job(form, side), path, weights, form, denoiser.recipe.sample)
+        return samples(denoiser, form)
 
 
 def _described(side: str, values: Mapping[str, Any]) -> str:

@@ -7,15 +7,21 @@ from typing import Any
 
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
+from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
+from hdit_core.play.commands import command
 from hdit_core.play.live_sampling import Frame, MakeJob
-from hdit_core.play.page.markup import brush_canvas, fill_buttons, one_picture, pictures, status
+from hdit_core.play.page.markup import brush_canvas, command_line, fill_buttons, one_picture, pictures, status
 from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line, show_at_once, stop_button
 from hdit_core.play.request import SampleForm, read_form, whole_number
 
+MakeEdit = Callable[[Denoiser, SampleForm], edits.Edit]
+
 READ_MASK = "(...values) => [...values.slice(0, -1), window.hditMask()]"
 """Puts the painted mask into the last input."""
+SHOW_RESULT = "() => window.hditShow('#edit-result')"
+"""Scrolls until the result can be seen, which is below the image."""
 
 
 class EditTab:
@@ -38,7 +44,7 @@ class EditTab:
         with gr.Row():
             with gr.Column(min_width=260):
                 canvas = gr.HTML(elem_id="edit-image")
-                self._build_source(canvas)
+                chosen = self._build_source(canvas)
             with gr.Column(min_width=260):
                 strength = gr.Slider(0, 1, 0.6, step=0.05, label="Strength", info="0 keeps the image, 1 ignores it")
                 vary = gr.Button("Vary", variant="primary", elem_id="vary")
@@ -56,12 +62,19 @@ class EditTab:
                 stop = stop_button(elem_id="stop-edit")
         clear.click(None, js="() => window.hditClearMask()")  # the server does not know the mask
         mask = gr.Textbox(visible="hidden")
-        outputs = [gr.HTML(elem_id="edit-status"), gr.HTML(elem_id="edit-images")]
-        self.page.on_click(vary, stop, self.vary, {"image": self.image, "strength": strength}, outputs)
+        with gr.Column(elem_id="edit-result"):
+            line = gr.HTML(elem_id="edit-status")
+            outputs = [line, gr.HTML(elem_id="edit-images"), gr.HTML(elem_id="edit-command")]
+        for choice in chosen:
+            choice.then(lambda: "", None, line, **HIDDEN)  # what it says is about another image
+        varied = self.page.on_click(vary, stop, self.vary, {"image": self.image, "strength": strength}, outputs)
         fields = {"image": self.image, "rounds": rounds, "mask": mask}
-        self.page.on_click(inpaint, stop, self.inpaint, fields, outputs, READ_MASK)
+        inpainted = self.page.on_click(inpaint, stop, self.inpaint, fields, outputs, READ_MASK)
+        for event in (vary.click, varied.then, inpaint.click, inpainted.then):
+            event(None, js=SHOW_RESULT)
 
-    def _build_source(self, canvas: Component) -> None:
+    def _build_source(self, canvas: Component) -> Sequence[Any]:
+        """Build the choice of an image, and return the events after which another one is chosen."""
         import gradio as gr
 
         line = status("Upload an image of any size, or use one of your samples.")
@@ -72,8 +85,10 @@ class EditTab:
             use = gr.Button("Use this sample", min_width=120, elem_id="use-sample")
         outputs = [chosen, canvas, self.image]
         show_at_once(upload.upload, "reading the image", chosen)
-        upload.upload(self.take_upload, upload, outputs, **HIDDEN)
-        use.click(self.take_sample, [self.page.last, number], outputs, **HIDDEN)
+        return [
+            upload.upload(self.take_upload, upload, outputs, **HIDDEN),
+            use.click(self.take_sample, [self.page.last, number], outputs, **HIDDEN),
+        ]
 
     def _build_interpolate(self) -> None:
         import gradio as gr
@@ -88,8 +103,9 @@ class EditTab:
         line = gr.HTML(elem_id="interpolate-status")
         slider = gr.Slider(1, 2, 1, step=1, label="Frame", interactive=True, visible=False, elem_id="frame")
         shown, strip, between = gr.HTML(elem_id="interpolate-image"), gr.HTML(elem_id="frames"), gr.State(None)
+        same = gr.HTML(elem_id="interpolate-command")
         inputs = {"start": start, "end": end, "frames": frames}
-        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, strip, slider, between])
+        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, strip, same, slider, between])
         slider.input(show_frame, [between, slider], shown, **HIDDEN)
 
     def take_upload(self, path: str | None) -> Sequence[Any]:
@@ -117,58 +133,67 @@ class EditTab:
         return status(last.captions[index]), canvas_of(image), image
 
     def vary(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        """Yield status line and variations."""
+        """Yield status line, variations and their command."""
 
-        def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+        def edit(denoiser: Denoiser, form: SampleForm) -> edits.Edit:
             return edits.vary(denoiser, form, chosen_image(values), values["strength"])
 
         yield from self._edited(edit, values, visitor)
 
     def inpaint(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        """Yield status line and inpainted images."""
+        """Yield status line, inpainted images and their command."""
 
-        def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+        def edit(denoiser: Denoiser, form: SampleForm) -> edits.Edit:
             image = chosen_image(values)
             mask = edits.painted_mask(values["mask"], image.shape[1:])
             return edits.inpaint(denoiser, form, image, mask, values["rounds"])
 
         yield from self._edited(edit, values, visitor)
 
-    def _edited(
-        self, edit: Callable[[Denoiser, SampleForm], MakeJob], values: Mapping[str, Any], visitor: str | None
-    ) -> Iterator[Sequence[Any]]:
-        for frame in self._frames(edit, values, visitor):
-            yield (status(frame.text), pictures(frame)) if isinstance(frame, Frame) else (frame, _skip())
+    def _edited(self, edit: MakeEdit, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        for frame, same in self._frames(edit, values, visitor):
+            yield (status(frame.text), pictures(frame), same) if isinstance(frame, Frame) else (frame, _skip(), same)
 
     def _frames(
-        self, edit: Callable[[Denoiser, SampleForm], MakeJob], values: Mapping[str, Any], visitor: str | None
-    ) -> Iterator[Frame | str]:
-        def start() -> MakeJob:
-            denoiser = self.page.models.open_main(values["weights"] or None)
-            return edit(denoiser, read_form(values, denoiser.recipe))
+        self, edit: MakeEdit, values: Mapping[str, Any], visitor: str | None
+    ) -> Iterator[tuple[Frame | str, str]]:
+        """Yield frames, or a status line instead, each with the command once the images are finished."""
+        commands: list[str] = []
 
-        yield status("waiting for the model")
-        yield from self.page.watched(start, visitor)
+        def start() -> MakeJob:
+            models, weights = self.page.models, values["weights"] or None
+            denoiser = models.open_main(weights)
+            recipe = denoiser.recipe
+            form = read_form(values, recipe)
+            made = edit(denoiser, form)
+            if pixel_format(recipe).is_8_bit_image or not made.command.files:  # which are 8-bit images
+                words = command(made.command, models.main_path, weights, form, recipe.sample)
+                commands.append(command_line(words, made.command.files))
+            return made.make_job
+
+        yield status("waiting for the model"), ""
+        for frame in self.page.watched(start, visitor):
+            yield frame, "".join(commands) if isinstance(frame, Frame) and frame.is_last else ""
 
     def interpolate(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        """Yield status line, the shown frame, all frames as images, the slider, and the frames."""
+        """Yield status line, the shown frame, all frames as images, their command, the slider, and the frames."""
         import gradio as gr
 
-        def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+        def edit(denoiser: Denoiser, form: SampleForm) -> edits.Edit:
             return edits.interpolate(denoiser, form, values["start"], values["end"], values["frames"])
 
-        for frame in self._frames(edit, values, visitor):
+        for frame, same in self._frames(edit, values, visitor):
             if not isinstance(frame, Frame):
-                yield frame, _skip(), _skip(), _skip(), _skip()
+                yield frame, _skip(), _skip(), same, _skip(), _skip()
             elif not frame.is_last:
-                yield status(frame.text), "", pictures(frame), _skip(), _skip()
+                yield status(frame.text), "", pictures(frame), same, _skip(), _skip()
             else:
                 images = list(frame.images)
                 middle = len(images) // 2 + 1
                 slider = gr.Slider(1, len(images), middle, step=1, visible=True)
                 line = status("move the slider to go from one to the other")
                 strip = replace(frame, captions=[f"frame {number + 1}" for number in frame.indices])
-                yield line, show_frame(images, middle), pictures(strip), slider, images
+                yield line, show_frame(images, middle), pictures(strip), same, slider, images
 
 
 def chosen_image(values: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ import html
 import io
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,10 +38,12 @@ def status(text: str, *, error: bool = False) -> str:
     return f'<p class="{kind}" role="{"alert" if error else "status"}">{line}</p>'
 
 
-def command_line(words: Iterable[str]) -> str:
-    """Return the command that gives the same images, and a button that copies it."""
+def command_line(words: Iterable[str], files: Mapping[str, bytes] | None = None) -> str:
+    """Return the command that gives the same images, a button that copies it, and links that save its PNG files."""
     code = html.escape(shlex.join(words))
-    return f'<p class="command">Command for the same images: <code>{code}</code> <button>Copy</button></p>'
+    links = [f'<a href="{png_url(content)}" download="{name}">{name}</a>' for name, content in (files or {}).items()]
+    save = f" Save its {' and '.join(links)}." if links else ""
+    return f'<p class="command">Command for the same images: <code>{code}</code> <button>Copy</button>{save}</p>'
 
 
 def pictures(frame: Frame) -> str:

@@ -114,6 +114,13 @@
     }
   }).observe(document.body, {subtree: true, attributeFilter: ["src"]});
 
+  // Scrolls as far as needed to show an element with its images, once they have their size.
+  window.hditShow = async (selector) => {
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    const element = document.querySelector(selector);
+    await Promise.allSettled([...element.querySelectorAll("img")].map((image) => image.decode()));
+    element.scrollIntoView({block: "nearest"});
+  };
   window.hditClearMask = () => document.querySelectorAll(".brush canvas").forEach(clear);
   window.hditMask = () => {
     const canvas = document.querySelector(".brush canvas");

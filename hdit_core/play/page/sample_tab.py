@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.play.commands import command, sample_job
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import command_line, pictures, status
 from hdit_core.play.page.tab_context import HIDDEN, Page, stop_button
-from hdit_core.play.request import SampleForm, read_form
+from hdit_core.play.request import read_form
 
 
 class SampleTab:
@@ -34,21 +34,22 @@ class SampleTab:
             elem_id="moment",
         )
         images = gr.HTML(elem_id="sample-images")
-        command = gr.HTML(elem_id="sample-command")
-        page.on_click(button, stop, self.sample, {}, [line, images, command, page.last, slider])
+        same = gr.HTML(elem_id="sample-command")
+        page.on_click(button, stop, self.sample, {}, [line, images, same, page.last, slider])
         slider.input(show_moment, [page.last, slider], [line, images], **HIDDEN)
 
     def sample(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line, images, command, the finished images, and the slider of their trajectory."""
         import gradio as gr
 
-        commands: list[str] = []
+        commands: list[list[str]] = []
 
         def start() -> MakeJob:
             models = self.page.models
             denoiser = models.open_main(values["weights"] or None)
             form = read_form(values, denoiser.recipe)
-            commands.append(command_line(sample_command(models.main_path, values["weights"], form, denoiser)))
+            job = sample_job(form, f"seed-{form.seed}")
+            commands.append(command(job, models.main_path, values["weights"], form, denoiser.recipe.sample))
             return samples(denoiser, form)
 
         yield status("waiting for the model"), gr.skip(), "", None, gr.skip()
@@ -58,7 +59,7 @@ class SampleTab:
             elif frame.is_last:
                 end = len(frame.trajectory) + 1
                 slider = gr.Slider(1, end, end, step=1, visible=end > 1)
-                yield status(frame.text), pictures(frame), commands[0], frame, slider
+                yield status(frame.text), pictures(frame), command_line(commands[0]), frame, slider
             else:
                 yield status(frame.text), pictures(frame), gr.skip(), gr.skip(), gr.skip()
 
@@ -74,27 +75,3 @@ def show_moment(frame: Frame | None, number: Any) -> Sequence[Any]:
         return status(frame.text), pictures(frame)
     moment = frame.trajectory[index]
     return status(moment.text), pictures(replace(frame, images=moment.images, is_last=False))
-
-
-def sample_command(path: str, weights: str | None, form: SampleForm, denoiser: Denoiser) -> list[str]:
-    """Return the words of the `hdit sample` that gives the same images."""
-    settings, default = form.settings, denoiser.recipe.sample
-    words = ["hdit", "sample", "--ckpt", path, "--count", str(form.count), "--seed", str(form.seed)]
-    words += ["--out", f"samples/seed-{form.seed}"]
-    words += ["--steps", str(settings.steps), "--sampler", settings.sampler]
-    if weights:
-        words += ["--weights", weights]
-    if form.class_id is not None:
-        words += ["--class", str(form.class_id)]
-    if settings.schedule != default.schedule:
-        words += ["--set", f"sample.schedule={settings.schedule}"]
-    if settings.guidance != default.guidance:
-        words += ["--guidance", _exact(settings.guidance)]
-    if settings.guidance_interval != default.guidance_interval:
-        words += ["--guidance-interval", ":".join(map(_exact, settings.guidance_interval or ()))]
-    return words
-
-
-def _exact(number: float) -> str:
-    """Return the shortest text of the same number."""
-    return f"{number:g}" if float(f"{number:g}") == number else repr(number)

@@ -52,8 +52,10 @@ class Page:
         inputs: Mapping[str, Component],
         outputs: Sequence[Component],
         js: str | None = None,
-    ) -> None:
+    ) -> Any:
         """Run a computation when a button is pressed, one at a time for all visitors, and let another button stop it.
+
+        Returns the event of the computation.
 
         Args:
             button, stop: start and stop it.
@@ -83,6 +85,7 @@ class Page:
         event = asked.then(run, given, [*outputs, stop], concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
         event.then(None, None, stop, js=set_interactive(False))
         self._let_stop(stop, outputs[0], event)
+        return event
 
     def _let_stop(self, stop: Component, line: Component, event: Any) -> None:
         """Let a button stop the computation that an event runs."""

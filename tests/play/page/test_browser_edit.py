@@ -75,6 +75,8 @@ def test_the_mask_is_cleared_by_its_button_and_by_another_image(how, open_page):
     assert painted_pixels(page) == 0
     page.locator("#inpaint").click()
     assert status_of(page, "edit", "nothing is painted")
+    page.locator("#use-sample").click()
+    page.locator("#edit-status .error").wait_for(state="detached")
 
 
 @pytest.mark.slow
@@ -88,6 +90,8 @@ def test_the_painted_stroke_is_inpainted(open_page):
     paint_stroke(page)
     page.locator("#inpaint").click()
     differs = (shown_images(page, "#edit-images")[0] != original).any(-1)
+    page.locator("#edit-command code", has_text="hdit edit inpaint image.png mask.png").wait_for()
+    page.wait_for_function("document.querySelector('#edit-result').getBoundingClientRect().top < innerHeight / 2")
     assert differs[8, 2:9].all() and not differs[:4].any() and not differs[:, 14:].any()
 
 

@@ -7,9 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hdit_cli.main import main
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.images import png_bytes
 from hdit_core.play.live_sampling import Frame
 from hdit_core.play.page.compare_tab import CompareTab
@@ -38,6 +40,11 @@ def text_of(line):
     return html.unescape(re.sub(r"<[^>]+>", "", line)), 'role="alert"' in line
 
 
+def words_of(command):
+    """Return the words of a command that is shown."""
+    return shlex.split(html.unescape(re.search("<code>(.*)</code>", command)[1]))
+
+
 def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, values, tmp_path, run):
     asked = values | {
         "class": "2",
@@ -49,7 +56,7 @@ def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, val
     *_, (line, images, command, frame, _) = unbuilt(SampleTab, page=page).sample(asked, "me")
     assert text_of(line) == ("3 of 3 images", False)
     assert images.count("<a href=") == 3 and 'download="image-2-class2.png"' in images
-    words = shlex.split(text_of(command)[0].partition(": ")[2].removesuffix(" Copy"))
+    words = words_of(command)
     assert words[:4] == ["hdit", "sample", "--ckpt", str(run)]
     assert "1.23456789" in words and "0.123456789:80" in words, "all digits"
     assert main([*words[1:], "--out", str(tmp_path / "s")]) == 0
@@ -104,11 +111,17 @@ def test_a_user_stops_a_computation(page, values):
     assert text_of(last[0]) == ("stopped", False)
 
 
-def test_two_kinds_of_weights_are_compared_with_the_same_seed(page, values):
+def test_two_kinds_of_weights_are_compared_with_the_same_seed(page, values, tmp_path):
     sides = {"left model": "digits", "left weights": "ema", "right model": "digits, step 4", "right weights": "model"}
-    *_, (line, left, right) = unbuilt(CompareTab, page=page).compare(values | sides, "me")
+    *_, (line, left, right, *commands) = unbuilt(CompareTab, page=page).compare(values | sides, "me")
     assert text_of(line)[0] == "left: digits, EMA; right: digits, step 4, raw (model); the same seed and settings"
     assert left != right and left.count("<a href=") == 3 == right.count("<a href=")
+    for shown, command, side in zip((left, right), commands, ("left", "right"), strict=True):
+        words = words_of(command)
+        assert words[words.index("--out") + 1] == f"samples/{side}"
+        assert main([*words[1:], "--out", str(tmp_path / side)]) == 0
+        for index in range(3):
+            assert png_url(png_bytes(np.asarray(Image.open(tmp_path / side / f"{index:08d}.png")))) in shown
     *_, (line, *_) = unbuilt(CompareTab, page=page).compare(values | sides | {"right model": "/etc"}, "me")
     assert text_of(line) == (
         "model /etc: there is no such model now; reload the page to see those that there are",
@@ -121,18 +134,28 @@ def test_a_sample_is_varied_and_inpainted(page, values):
     *_, frame = unbuilt(SampleTab, page=page).sample(values, "me")
     line, canvas, image = tab.take_sample(frame[3], 2)
     assert text_of(line)[0] == "image 2, class2" and '<canvas width="24" height="16"' in canvas
-    *_, (line, images) = tab.vary(values | {"image": image, "strength": 0.0}, "me")
+    *_, (line, images, command) = tab.vary(values | {"image": image, "strength": 0.0}, "me")
     assert text_of(line)[0] == "3 of 3 images"
+    assert words_of(command)[:4] == ["hdit", "edit", "vary", "image.png"] and 'download="image.png"' in command
     painted = png_url(png_bytes(np.full((16, 24, 1), 255, np.uint8)))
-    *_, (line, images) = tab.inpaint(values | {"image": image, "rounds": 1, "mask": painted}, "me")
+    *_, (line, images, command) = tab.inpaint(values | {"image": image, "rounds": 1, "mask": painted}, "me")
     assert images.count("<a href=") == 3
-    *_, (line, _) = tab.inpaint(values | {"image": image, "rounds": 1, "mask": ""}, "me")
-    assert text_of(line)[0].startswith("nothing is painted") and text_of(line)[1]
+    assert words_of(command)[:5] == ["hdit", "edit", "inpaint", "image.png", "mask.png"]
+    assert 'Save its <a href="' in command and 'download="mask.png"' in command
+    *_, (line, _, command) = tab.inpaint(values | {"image": image, "rounds": 1, "mask": ""}, "me")
+    assert text_of(line)[0].startswith("nothing is painted") and text_of(line)[1] and command == ""
+
+
+def test_an_edit_of_an_image_in_other_depths_has_no_command(page, values, monkeypatch):
+    monkeypatch.setattr("hdit_core.play.page.edit_tab.pixel_format", lambda recipe: PixelFormat(3, "uint16"))
+    asked = values | {"image": torch.zeros(3, 16, 24), "strength": 0.5}
+    *_, (line, _, command) = unbuilt(EditTab, page=page).vary(asked, "me")
+    assert text_of(line)[0] == "3 of 3 images" and command == ""  # its PNG would have 8 bits
 
 
 def test_an_image_that_is_missing_is_one_line(page, values, tmp_path):
     tab = unbuilt(EditTab, page=page)
-    *_, (line, _) = tab.vary(values | {"image": None, "strength": 0.5}, "me")
+    *_, (line, *_) = tab.vary(values | {"image": None, "strength": 0.5}, "me")
     assert text_of(line) == ("no image is chosen: upload one, or use a sample", True)
     assert text_of(tab.take_sample(None, 0)[0])[0].startswith("nothing is sampled yet")
     frame = Frame([np.zeros((16, 24, 3), np.uint8)], ["0"], [0], "1 of 1 images", True)
@@ -149,8 +172,9 @@ def test_an_upload_is_fitted_to_the_network(page, tmp_path):
 
 def test_frames_of_an_interpolation_are_shown_one_by_one(page, values):
     asked = values | {"start": 0, "end": 4, "frames": 3}
-    *_, (_, shown, strip, slider, frames) = unbuilt(EditTab, page=page).interpolate(asked, "me")
+    *_, (_, shown, strip, command, slider, frames) = unbuilt(EditTab, page=page).interpolate(asked, "me")
     assert len(frames) == 3 and "frame 2 of 3" in shown and strip.count("<a href=") == 3 and "frame 3<" in strip
+    assert words_of(command)[:5] == ["hdit", "edit", "interpolate", "0", "4"] and "Save its" not in command
     assert (slider.minimum, slider.maximum, slider.value) == (1, 3, 2)  # the slider counts as the caption does
     assert show_frame(frames, 1) != show_frame(frames, 3) and show_frame(None, 1) == ""
     assert show_frame(frames, 99) == show_frame(frames, 3) and show_frame(frames, 2) == shown
