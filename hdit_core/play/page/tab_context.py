@@ -53,9 +53,7 @@ class Page:
         outputs: Sequence[Component],
         js: str | None = None,
     ) -> Any:
-        """Run a computation when a button is pressed, one at a time for all visitors, and let another button stop it.
-
-        Returns the event of the computation.
+        """Return the event of a computation that a button starts, one at a time for all visitors, and another stops.
 
         Args:
             button, stop: start and stop it.
