@@ -193,7 +193,7 @@ def test_a_run_that_waits_for_its_checkpoint_reports_it_within_seconds(tmp_path,
     ask(process, run, "signal")
     asked_at = time.monotonic()
     wait_until(lambda: "waiting for the checkpoint to be written, for" in said(tmp_path))
-    assert time.monotonic() - asked_at < 10
+    assert time.monotonic() - asked_at < 30  # 5 on an idle machine
     assert process.is_alive()
     (tmp_path / "go").touch()
     process.join(120)
@@ -286,7 +286,7 @@ def test_a_second_ctrl_c_ends_a_waiting_run_at_once(tmp_path, started, hang):
     os.kill(process.pid, signal.SIGINT)
     asked_at = time.monotonic()
     wait_until(lambda: "stopping (SIGINT): waiting for step 4 to end, for" in said(tmp_path))
-    assert time.monotonic() - asked_at < 10  # 5 on an idle machine
+    assert time.monotonic() - asked_at < 30  # 5 on an idle machine
     assert process.is_alive()  # the first one waits for the step
     os.kill(process.pid, signal.SIGINT)
     process.join(120)
