@@ -1,21 +1,23 @@
-"""The hdit commands that give the images of the page."""
+"""What the page computes, with the hdit commands that give the same images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.play.live_sampling import MakeJob, samples
 from hdit_core.play.request import SampleForm
 from hdit_core.recipe.sample import SampleRecipe
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a command does, without its model and settings.
+class Command:
+    """A command without its model and settings.
 
     Attributes:
         words: the command and its arguments, such as `edit vary image.png`.
         options: its own options.
         folder: name of the folder of its images.
-        files: contents of the files that it reads, by their names.
+        files: contents of the PNG files that it reads, by their names.
     """
 
     words: Sequence[str]
@@ -23,37 +25,54 @@ class Job:
     folder: str
     files: Mapping[str, bytes] = field(default_factory=dict)
 
+    def line(self, path: str, weights: str | None, form: SampleForm, default: SampleRecipe) -> list[str]:
+        """Return all words of the command.
 
-def sample_job(form: SampleForm, folder: str) -> Job:
-    """Return the job of `hdit sample`."""
-    return Job(["sample"], ["--count", str(form.count)], folder)
+        Args:
+            path: of the model.
+            weights: of the model; None if it has one kind only.
+            form: the settings.
+            default: the settings that the model has without options.
+        """
+        settings = form.settings
+        line = ["hdit", *self.words, "--ckpt", path, *self.options, "--seed", str(form.seed)]
+        line += ["--out", f"samples/{self.folder}"]
+        line += ["--steps", str(settings.steps), "--sampler", settings.sampler]
+        if weights:
+            line += ["--weights", weights]
+        if form.class_id is not None:
+            line += ["--class", str(form.class_id)]
+        if settings.schedule != default.schedule:
+            line += ["--set", f"sample.schedule={settings.schedule}"]
+        if settings.guidance != default.guidance:
+            line += ["--guidance", exact(settings.guidance)]
+        if settings.guidance_interval != default.guidance_interval:
+            line += ["--guidance-interval", ":".join(map(exact, settings.guidance_interval or ()))]
+        return line
 
 
-def command(job: Job, path: str, weights: str | None, form: SampleForm, default: SampleRecipe) -> list[str]:
-    """Return the words of a command.
+@dataclass(frozen=True)
+class Computation:
+    """What a button of the page starts.
+
+    Attributes:
+        make_job: returns the job.
+        command: gives the same images; None if there is none.
+    """
+
+    make_job: MakeJob
+    command: Command | None
+
+
+def sampling(denoiser: Denoiser, form: SampleForm, folder: str | None = None) -> Computation:
+    """Return the computation of `hdit sample`.
 
     Args:
-        job: what it does.
-        path: of the model.
-        weights: of the model; None for its only ones.
-        form: the settings.
-        default: the settings that the model has without options.
+        denoiser, form: the network, and what to sample.
+        folder: name of the folder of the command's images; None to name it after the seed.
     """
-    settings = form.settings
-    words = ["hdit", *job.words, "--ckpt", path, *job.options, "--seed", str(form.seed)]
-    words += ["--out", f"samples/{job.folder}"]
-    words += ["--steps", str(settings.steps), "--sampler", settings.sampler]
-    if weights:
-        words += ["--weights", weights]
-    if form.class_id is not None:
-        words += ["--class", str(form.class_id)]
-    if settings.schedule != default.schedule:
-        words += ["--set", f"sample.schedule={settings.schedule}"]
-    if settings.guidance != default.guidance:
-        words += ["--guidance", exact(settings.guidance)]
-    if settings.guidance_interval != default.guidance_interval:
-        words += ["--guidance-interval", ":".join(map(exact, settings.guidance_interval or ()))]
-    return words
+    command = Command(["sample"], ["--count", str(form.count)], folder or f"seed-{form.seed}")
+    return Computation(samples(denoiser, form), command)
 
 
 def exact(number: float) -> str:

@@ -1,8 +1,7 @@
 """Edits that visitors of the page ask for: the jobs of `hdit edit` on an uploaded image or on one of the samples."""
 
 import base64
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.generate.pipeline import GenerateBatch, OnStep, SamplingPipeline
 from hdit_core.images import png_bytes, to_uint8
-from hdit_core.play.commands import Job, exact
-from hdit_core.play.live_sampling import MakeJob, pipeline_of
+from hdit_core.play.commands import Command, Computation, exact
+from hdit_core.play.live_sampling import pipeline_of
 from hdit_core.play.request import SampleForm, check_pixels, real_number, whole_number
 
 Image = Float[Tensor, "C H W"]  # in [-1, 1]
@@ -73,33 +72,20 @@ def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
     return mask
 
 
-@dataclass(frozen=True)
-class Edit:
-    """An edit that a visitor asked for.
-
-    Attributes:
-        make_job: returns its job.
-        command: what `hdit edit` does.
-    """
-
-    make_job: MakeJob
-    command: Job
-
-
-def vary(denoiser: Denoiser, form: SampleForm, image: Image, strength: Any) -> Edit:
-    """Return the edit of `hdit edit vary`.
+def vary(denoiser: Denoiser, form: SampleForm, image: Image, strength: Any) -> Computation:
+    """Return the computation of `hdit edit vary`.
 
     Raises:
         UsageError: the strength is not in [0, 1].
     """
     strength = real_number(strength, "strength", 0.0, 1.0)
-    words, options = ["edit", "vary", IMAGE_NAME], ["--strength", exact(strength), "--count", str(form.count)]
-    command = Job(words, options, f"vary-seed-{form.seed}", {IMAGE_NAME: _png(image)})
-    return _edit(denoiser, form, lambda pipeline: img2img(pipeline, image[None], strength), command)
+    files = {IMAGE_NAME: _png(image)}
+    options = ["--strength", exact(strength)]
+    return _edit(denoiser, form, lambda pipeline: img2img(pipeline, image[None], strength), "vary", files, options)
 
 
-def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, rounds: Any) -> Edit:
-    """Return the edit of `hdit edit inpaint`.
+def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, rounds: Any) -> Computation:
+    """Return the computation of `hdit edit inpaint`.
 
     Raises:
         UsageError: the number of rounds is wrong.
@@ -110,9 +96,8 @@ def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, roun
         painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
         return inpaint_batches(pipeline, image[None], painted, rounds)
 
-    words, options = ["edit", "inpaint", IMAGE_NAME, MASK_NAME], ["--rounds", str(rounds), "--count", str(form.count)]
-    files = {IMAGE_NAME: _png(image), MASK_NAME: png_bytes(np.where(mask, np.uint8(255), np.uint8(0))[..., None])}
-    return _edit(denoiser, form, batches_by, Job(words, options, f"inpaint-seed-{form.seed}", files))
+    files = {IMAGE_NAME: _png(image), MASK_NAME: png_bytes((mask * np.uint8(255))[..., None])}
+    return _edit(denoiser, form, batches_by, "inpaint", files, ["--rounds", str(rounds)])
 
 
 def _png(image: Image) -> bytes:
@@ -120,19 +105,27 @@ def _png(image: Image) -> bytes:
 
 
 def _edit(
-    denoiser: Denoiser, form: SampleForm, batches_by: Callable[[SamplingPipeline], GenerateBatch], command: Job
-) -> Edit:
-    """Return the edit that samples by a function of its pipeline."""
+    denoiser: Denoiser,
+    form: SampleForm,
+    batches_by: Callable[[SamplingPipeline], GenerateBatch],
+    kind: str,
+    files: Mapping[str, bytes],
+    options: Sequence[str],
+) -> Computation:
+    """Return the computation that samples by a function of its pipeline; its command reads 8-bit images."""
 
     def make_job(on_step: OnStep) -> SamplingJob:
         pipeline = pipeline_of(denoiser, form, on_step)
         return SamplingJob(pipeline, range(form.count), form.class_id, generate_batch=batches_by(pipeline))
 
-    return Edit(make_job, command)
+    if not pixel_format(denoiser.recipe).is_8_bit_image:
+        return Computation(make_job, None)
+    options = [*options, "--count", str(form.count)]
+    return Computation(make_job, Command(["edit", kind, *files], options, f"{kind}-seed-{form.seed}", files))
 
 
-def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, frames: Any) -> Edit:
-    """Return the edit of `hdit edit interpolate` between two samples of the seed.
+def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, frames: Any) -> Computation:
+    """Return the computation of `hdit edit interpolate` between two samples of the seed.
 
     Raises:
         UsageError: a number is wrong.
@@ -149,4 +142,4 @@ def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, fram
         return SamplingJob(pipeline, range(frames), class_id, generate_batch=generate_batch, cycle_classes=False)
 
     words, options = ["edit", "interpolate", *map(str, numbers)], ["--frames", str(frames)]
-    return Edit(make_job, Job(words, options, f"interpolate-seed-{form.seed}"))
+    return Computation(make_job, Command(words, options, f"interpolate-seed-{form.seed}"))

@@ -13,7 +13,6 @@ from hdit_cli.main import main
 from hdit_core.errors import DataError, UsageError
 from hdit_core.images import to_uint8
 from hdit_core.play import edits
-from hdit_core.play.commands import command
 from hdit_core.play.live_sampling import watch
 from hdit_core.play.request import read_form
 
@@ -56,7 +55,7 @@ def folder_of_command(edit, asked, run, folder):
     """Run the command that the page shows for an edit, and return the folder of its images."""
     for name, content in edit.command.files.items():
         (folder / name).write_bytes(content)
-    words = command(edit.command, str(run), None, asked[1], asked[0].recipe.sample)
+    words = edit.command.line(str(run), None, asked[1], asked[0].recipe.sample)
     with contextlib.chdir(folder):
         assert main(words[1:]) == 0
     return folder / "samples" / edit.command.folder

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from hdit_core.play.commands import command, sample_job
-from hdit_core.play.live_sampling import Frame, MakeJob, samples
-from hdit_core.play.page.markup import command_line, pictures, status
+from hdit_core.play.commands import sampling
+from hdit_core.play.live_sampling import Frame
+from hdit_core.play.page.markup import pictures, status
 from hdit_core.play.page.settings_panel import weight_choices
 from hdit_core.play.page.tab_context import HIDDEN, Component, Page, stop_button
-from hdit_core.play.request import read_form
 
 SIDES = ("left", "right")
 
@@ -71,28 +70,18 @@ class CompareTab:
         import gradio as gr
 
         shown: list[Any] = [gr.skip(), gr.skip(), "", ""]
-        commands: dict[str, list[str]] = {}
         yield status("waiting for the model"), *shown
         for place, side in enumerate(SIDES):
-            start = partial(self._start, side, values, commands)
-            for frame in self.page.watched(start, visitor, str(values[f"{side} model"])):
+            asked = {**values, "weights": values[f"{side} weights"]}
+            make = partial(sampling, folder=side)
+            for frame, command in self.page.watched(make, asked, visitor, str(values[f"{side} model"])):
                 if not isinstance(frame, Frame):
                     yield frame, *shown
                     return
-                shown[place] = pictures(frame)
+                shown[place], shown[len(SIDES) + place] = pictures(frame), command
                 yield status(f"{side}: {frame.text}"), *shown
-        shown[len(SIDES) :] = [command_line(commands[side]) for side in SIDES]
         names = "; ".join(f"{side}: {_described(side, values)}" for side in SIDES)
         yield status(f"{names}; the same seed and settings"), *shown
-
-    def _start(self, side: str, values: Mapping[str, Any], commands: dict[str, list[str]]) -> MakeJob:
-        """Return the job of a side, and note its command."""
-        model, weights = str(values[f"{side} model"]), values[f"{side} weights"] or None
-        denoiser = self.page.models.open(model, weights)
-        form = read_form(values, denoiser.recipe)
-        path = self.page.models.named(model).path
-        commands[side] = command(sample_job(form, side), path, weights, form, denoiser.recipe.sample)
-        return samples(denoiser, form)
 
 
 def _described(side: str, values: Mapping[str, Any]) -> str:

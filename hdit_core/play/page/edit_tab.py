@@ -7,16 +7,15 @@ from typing import Any
 
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
-from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
-from hdit_core.play.commands import command
-from hdit_core.play.live_sampling import Frame, MakeJob
-from hdit_core.play.page.markup import brush_canvas, command_line, fill_buttons, one_picture, pictures, status
+from hdit_core.play.commands import Computation
+from hdit_core.play.live_sampling import Frame
+from hdit_core.play.page.markup import brush_canvas, fill_buttons, one_picture, pictures, status
 from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line, show_at_once, stop_button
-from hdit_core.play.request import SampleForm, read_form, whole_number
+from hdit_core.play.request import SampleForm, whole_number
 
-MakeEdit = Callable[[Denoiser, SampleForm], edits.Edit]
+Make = Callable[[Denoiser, SampleForm], Computation]
 
 READ_MASK = "(...values) => [...values.slice(0, -1), window.hditMask()]"
 """Puts the painted mask into the last input."""
@@ -103,9 +102,9 @@ class EditTab:
         line = gr.HTML(elem_id="interpolate-status")
         slider = gr.Slider(1, 2, 1, step=1, label="Frame", interactive=True, visible=False, elem_id="frame")
         shown, strip, between = gr.HTML(elem_id="interpolate-image"), gr.HTML(elem_id="frames"), gr.State(None)
-        same = gr.HTML(elem_id="interpolate-command")
+        command = gr.HTML(elem_id="interpolate-command")
         inputs = {"start": start, "end": end, "frames": frames}
-        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, strip, same, slider, between])
+        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, strip, command, slider, between])
         slider.input(show_frame, [between, slider], shown, **HIDDEN)
 
     def take_upload(self, path: str | None) -> Sequence[Any]:
@@ -135,7 +134,7 @@ class EditTab:
     def vary(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line, variations and their command."""
 
-        def edit(denoiser: Denoiser, form: SampleForm) -> edits.Edit:
+        def edit(denoiser: Denoiser, form: SampleForm) -> Computation:
             return edits.vary(denoiser, form, chosen_image(values), values["strength"])
 
         yield from self._edited(edit, values, visitor)
@@ -143,57 +142,41 @@ class EditTab:
     def inpaint(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line, inpainted images and their command."""
 
-        def edit(denoiser: Denoiser, form: SampleForm) -> edits.Edit:
+        def edit(denoiser: Denoiser, form: SampleForm) -> Computation:
             image = chosen_image(values)
             mask = edits.painted_mask(values["mask"], image.shape[1:])
             return edits.inpaint(denoiser, form, image, mask, values["rounds"])
 
         yield from self._edited(edit, values, visitor)
 
-    def _edited(self, edit: MakeEdit, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        for frame, same in self._frames(edit, values, visitor):
-            yield (status(frame.text), pictures(frame), same) if isinstance(frame, Frame) else (frame, _skip(), same)
-
-    def _frames(
-        self, edit: MakeEdit, values: Mapping[str, Any], visitor: str | None
-    ) -> Iterator[tuple[Frame | str, str]]:
-        """Yield frames, or a status line instead, each with the command once the images are finished."""
-        commands: list[str] = []
-
-        def start() -> MakeJob:
-            models, weights = self.page.models, values["weights"] or None
-            denoiser = models.open_main(weights)
-            recipe = denoiser.recipe
-            form = read_form(values, recipe)
-            made = edit(denoiser, form)
-            if pixel_format(recipe).is_8_bit_image or not made.command.files:  # which are 8-bit images
-                words = command(made.command, models.main_path, weights, form, recipe.sample)
-                commands.append(command_line(words, made.command.files))
-            return made.make_job
-
-        yield status("waiting for the model"), ""
-        for frame in self.page.watched(start, visitor):
-            yield frame, "".join(commands) if isinstance(frame, Frame) and frame.is_last else ""
+    def _edited(self, make: Make, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        yield status("waiting for the model"), _skip(), ""
+        for frame, command in self.page.watched(make, values, visitor):
+            if isinstance(frame, Frame):
+                yield status(frame.text), pictures(frame), command
+            else:
+                yield frame, _skip(), command
 
     def interpolate(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line, the shown frame, all frames as images, their command, the slider, and the frames."""
         import gradio as gr
 
-        def edit(denoiser: Denoiser, form: SampleForm) -> edits.Edit:
+        def edit(denoiser: Denoiser, form: SampleForm) -> Computation:
             return edits.interpolate(denoiser, form, values["start"], values["end"], values["frames"])
 
-        for frame, same in self._frames(edit, values, visitor):
+        yield status("waiting for the model"), _skip(), _skip(), "", _skip(), _skip()
+        for frame, command in self.page.watched(edit, values, visitor):
             if not isinstance(frame, Frame):
-                yield frame, _skip(), _skip(), same, _skip(), _skip()
+                yield frame, _skip(), _skip(), command, _skip(), _skip()
             elif not frame.is_last:
-                yield status(frame.text), "", pictures(frame), same, _skip(), _skip()
+                yield status(frame.text), "", pictures(frame), command, _skip(), _skip()
             else:
                 images = list(frame.images)
                 middle = len(images) // 2 + 1
                 slider = gr.Slider(1, len(images), middle, step=1, visible=True)
                 line = status("move the slider to go from one to the other")
                 strip = replace(frame, captions=[f"frame {number + 1}" for number in frame.indices])
-                yield line, show_frame(images, middle), pictures(strip), same, slider, images
+                yield line, show_frame(images, middle), pictures(strip), command, slider, images
 
 
 def chosen_image(values: Mapping[str, Any]) -> Any:

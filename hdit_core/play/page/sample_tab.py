@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hdit_core.play.commands import command, sample_job
-from hdit_core.play.live_sampling import Frame, MakeJob, samples
-from hdit_core.play.page.markup import command_line, pictures, status
+from hdit_core.play.commands import sampling
+from hdit_core.play.live_sampling import Frame
+from hdit_core.play.page.markup import pictures, status
 from hdit_core.play.page.tab_context import HIDDEN, Page, stop_button
-from hdit_core.play.request import read_form
 
 
 class SampleTab:
@@ -34,32 +33,22 @@ class SampleTab:
             elem_id="moment",
         )
         images = gr.HTML(elem_id="sample-images")
-        same = gr.HTML(elem_id="sample-command")
-        page.on_click(button, stop, self.sample, {}, [line, images, same, page.last, slider])
+        command = gr.HTML(elem_id="sample-command")
+        page.on_click(button, stop, self.sample, {}, [line, images, command, page.last, slider])
         slider.input(show_moment, [page.last, slider], [line, images], **HIDDEN)
 
     def sample(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line, images, command, the finished images, and the slider of their trajectory."""
         import gradio as gr
 
-        commands: list[list[str]] = []
-
-        def start() -> MakeJob:
-            models = self.page.models
-            denoiser = models.open_main(values["weights"] or None)
-            form = read_form(values, denoiser.recipe)
-            job = sample_job(form, f"seed-{form.seed}")
-            commands.append(command(job, models.main_path, values["weights"], form, denoiser.recipe.sample))
-            return samples(denoiser, form)
-
         yield status("waiting for the model"), gr.skip(), "", None, gr.skip()
-        for frame in self.page.watched(start, visitor):
+        for frame, command in self.page.watched(sampling, values, visitor):
             if not isinstance(frame, Frame):
                 yield frame, gr.skip(), gr.skip(), gr.skip(), gr.skip()
             elif frame.is_last:
                 end = len(frame.trajectory) + 1
                 slider = gr.Slider(1, end, end, step=1, visible=end > 1)
-                yield status(frame.text), pictures(frame), command_line(commands[0]), frame, slider
+                yield status(frame.text), pictures(frame), command, frame, slider
             else:
                 yield status(frame.text), pictures(frame), gr.skip(), gr.skip(), gr.skip()
 

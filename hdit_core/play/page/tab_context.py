@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, no_type_check
 
+from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import HditError, is_out_of_memory
 from hdit_core.play.background import Sessions, Stopped
-from hdit_core.play.live_sampling import Frame, MakeJob, watch
+from hdit_core.play.commands import Computation
+from hdit_core.play.live_sampling import Frame, watch
 from hdit_core.play.models import Models
-from hdit_core.play.page.markup import status
+from hdit_core.play.page.markup import command_line, status
+from hdit_core.play.request import SampleForm, read_form
 
 logger = logging.getLogger("hdit")
 
@@ -105,22 +108,37 @@ class Page:
                 yield *values, gr.Button(interactive=True)
 
     def watched(
-        self, start: Callable[[], MakeJob], visitor: str | None, model: str | None = None
-    ) -> Iterator[Frame | str]:
-        """Yield the frames of a job, then, if it fails or is stopped, a line with the reason.
+        self,
+        make: Callable[[Denoiser, SampleForm], Computation],
+        values: Mapping[str, Any],
+        visitor: str | None,
+        model: str | None = None,
+    ) -> Iterator[tuple[Frame | str, str]]:
+        """Yield the frames of a computation, and if it fails or is stopped, a line with the reason.
+
+        Behind each is the command line for the finished images, empty before.
 
         Args:
-            start: checks what was asked for, opens the model and returns the job.
-            visitor: whose job it is.
+            make: returns the computation of a network and a form.
+            values: of the fields of `read_form`, and the weights.
+            visitor: whose it is.
             model: its name; None for the main one.
         """
-        stop = self.sessions.stop_event(visitor)
+        stop, weights = self.sessions.stop_event(visitor), values["weights"] or None
         try:
-            yield from watch(start(), stop, class_names=self.models.class_names(model))
+            chosen = self.models.named(model or self.models.names()[0])
+            denoiser = self.models.open(chosen.name, weights)
+            form = read_form(values, denoiser.recipe)
+            made, line = make(denoiser, form), ""
+            if made.command is not None:
+                words = made.command.line(chosen.path, weights, form, denoiser.recipe.sample)
+                line = command_line(words, made.command.files)
+            for frame in watch(made.make_job, stop, class_names=self.models.class_names(model)):
+                yield frame, line if frame.is_last else ""
         except Stopped:
-            yield status("stopped")
+            yield status("stopped"), ""
         except Exception as problem:
-            yield error_line(problem)
+            yield error_line(problem), ""
 
 
 def _show_waiting(button: Component, stop: Component, line: Component) -> None:

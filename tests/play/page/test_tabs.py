@@ -147,7 +147,7 @@ def test_a_sample_is_varied_and_inpainted(page, values):
 
 
 def test_an_edit_of_an_image_in_other_depths_has_no_command(page, values, monkeypatch):
-    monkeypatch.setattr("hdit_core.play.page.edit_tab.pixel_format", lambda recipe: PixelFormat(3, "uint16"))
+    monkeypatch.setattr("hdit_core.play.edits.pixel_format", lambda recipe: PixelFormat(3, "uint16"))
     asked = values | {"image": torch.zeros(3, 16, 24), "strength": 0.5}
     *_, (line, _, command) = unbuilt(EditTab, page=page).vary(asked, "me")
     assert text_of(line)[0] == "3 of 3 images" and command == ""  # its PNG would have 8 bits
