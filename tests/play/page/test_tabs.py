@@ -119,6 +119,7 @@ def test_two_kinds_of_weights_are_compared_with_the_same_seed(page, values, tmp_
     for shown, command, side in zip((left, right), commands, ("left", "right"), strict=True):
         words = words_of(command)
         assert words[words.index("--out") + 1] == f"samples/{side}"
+        assert words[words.index("--weights") + 1] == sides[f"{side} weights"]
         assert main([*words[1:], "--out", str(tmp_path / side)]) == 0
         for index in range(3):
             assert png_url(png_bytes(np.asarray(Image.open(tmp_path / side / f"{index:08d}.png")))) in shown
